@@ -1,0 +1,38 @@
+"""The one table of names: tasks and methods, by the module that holds each. To add one: its file, and a line here.
+
+This is the only place that imports ours inside a function: a name is looked up when it is used, so that
+`trunkline --help` starts without torch.
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+from trunkline.errors import unknown
+
+TASKS = {
+    "classify": "trunkline.tasks.classify",
+    "regress": "trunkline.tasks.regress",
+}
+
+METHODS = {
+    "full": "trunkline.methods.full",
+    "lora": "trunkline.methods.lora",
+    "bitfit": "trunkline.methods.bitfit",
+    "probe": "trunkline.methods.probe",
+}
+
+
+def task(name: str) -> ModuleType:
+    """The module of a task: five names and a `TaskSpec`. Raises: OptionError for a name that is not in the table."""
+    return _module("task", name, TASKS)
+
+
+def method(name: str) -> ModuleType:
+    """The module of a method: `Config`, `graft`, `merge`. Raises: OptionError for a name that is not in the table."""
+    return _module("method", name, METHODS)
+
+
+def _module(kind: str, name: str, table: dict[str, str]) -> ModuleType:
+    if name not in table:
+        raise unknown(kind, name, table)
+    return import_module(table[name])

@@ -1,0 +1,243 @@
+"""Files that are whole or absent: atomic writes, folders with a manifest, verified reads.
+
+Everything Trunkline leaves on disk goes through here. A write is: temporary name, fsync, rename, fsync of the folder
+(Source: Pillai et al., OSDI 2014, on what file systems really promise). A folder carries `manifest.json` with the size and
+SHA-256 of each file; what is read is what was hashed (one open), and an extra, missing or changed file is refused.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from trunkline.errors import ArtefactError, TrunklineError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+_MAX_JSON_BYTES = 64 << 20
+_MAX_DEPTH = 100
+
+
+def sha256(data: bytes | memoryview) -> str:
+    """Hexadecimal SHA-256 of some bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Put `data` at `path`: after a crash at any moment the old content is there, or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        _write(temporary, data)
+        _rename(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        _forget(temporary)
+        raise _explain(error, path) from error
+
+
+def write_folder(path: Path, files: Mapping[str, bytes], about: Mapping[str, Any]) -> None:
+    """Put a folder of `files` and their manifest at `path`, in place of what was there, all at once.
+
+    `about` is kept in the manifest beside the sums (what kind of artefact this is, its versions).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    sums = {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in sorted(files.items())}
+    try:
+        temporary.mkdir(mode=0o700)
+        for name, data in files.items():
+            _write(temporary / name, data)
+        _write(temporary / MANIFEST, to_json({"format": FORMAT, **about, "files": sums}))
+        _sync_folder(temporary)
+        if path.exists():
+            _exchange(temporary, path)
+            _sync_folder(path.parent)
+            _forget(temporary)
+        else:
+            _rename(temporary, path)
+            _sync_folder(path.parent)
+    except OSError as error:
+        _forget(temporary)
+        raise _explain(error, path) from error
+
+
+def read_folder(path: Path, kind: str, ignore: Iterable[str] = ()) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The files of a folder, every one checked against the manifest, and the manifest itself.
+
+    Raises: ArtefactError when the folder, a file or the manifest is missing, damaged, of another kind or too new.
+    """
+    manifest = read_manifest(path, kind)
+    present = {entry.name for entry in path.iterdir()} - {MANIFEST} - set(ignore)
+    listed = set(manifest["files"])
+    if present != listed:
+        odd = sorted(present ^ listed)
+        raise ArtefactError(f"{path}: {', '.join(odd[:5])}: on disk or in {MANIFEST}, but not in both. Copy the folder again.")
+    files = {}
+    for name, sums in manifest["files"].items():
+        data = _read(path / name)
+        if len(data) != sums["bytes"] or sha256(data) != sums["sha256"]:
+            raise ArtefactError(
+                f"{path / name}: its content is not what {MANIFEST} says (SHA-256 differs). Copy the folder again or make it anew."
+            )
+        files[name] = data
+    return files, manifest
+
+
+def read_manifest(path: Path, kind: str) -> dict[str, Any]:
+    """The manifest of a folder, after checks of its form.
+
+    Raises: ArtefactError when it is missing, not readable, of another kind or of a newer format.
+    """
+    if not (path / MANIFEST).is_file():
+        there = "has no" if path.is_dir() else "does not exist, so there is no"
+        raise ArtefactError(f"{path}: {there} {MANIFEST}, so it is not a saved {kind}. Give the folder that `--out` named.")
+    try:
+        manifest = from_json(_read(path / MANIFEST), str(path / MANIFEST))
+        form = manifest["format"], manifest["kind"], manifest["files"]
+        if not all(name == Path(name).name and set(sums) == {"bytes", "sha256"} for name, sums in form[2].items()):
+            raise ValueError("a file entry is not {bytes, sha256}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtefactError(f"{path / MANIFEST}: damaged ({error}). Copy the folder again or make it anew.") from error
+    if form[1] != kind:
+        raise ArtefactError(f"{path}: holds a {form[1]}, and a {kind} is needed here.")
+    if form[0] > FORMAT:
+        raise ArtefactError(f"{path}: written in format {form[0]}; this Trunkline reads up to {FORMAT}. Upgrade: pip install -U trunkline")
+    return manifest
+
+
+def to_json(value: Any) -> bytes:
+    """Readable JSON bytes, the same for the same value."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def from_json(data: bytes, where: str) -> Any:
+    """Strict JSON: no duplicate key, no NaN, no depth over 100, no integer over 1,000 digits, at most 64 MB.
+
+    Raises: ValueError that names `where`.
+    """
+    if len(data) > _MAX_JSON_BYTES:
+        raise ValueError(f"{where}: {len(data):,} bytes of JSON; at most {_MAX_JSON_BYTES:,} are read")
+    text = data.decode("utf-8")
+    if _nesting(text) > _MAX_DEPTH:
+        raise ValueError(f"{where}: nested deeper than {_MAX_DEPTH}")
+    return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_int=_short_int)
+
+
+def remove_leftovers(folder: Path, name: str) -> None:
+    """Delete what a killed write of `name` left in `folder` (temporary names only)."""
+    for stray in folder.glob(f".{name}.*.tmp") if folder.is_dir() else ():
+        _forget(stray)
+
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+def _nesting(text: str) -> int:
+    deepest = depth = 0
+    for char in re.findall(r"[\[\]{}]", _STRING.sub("", text)):
+        depth += 1 if char in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"duplicate key {next(n for n in names if names.count(n) > 1)!r}")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _short_int(digits: str) -> int:
+    if len(digits) > 1000:
+        raise ValueError(f"an integer of {len(digits):,} digits; at most 1,000")
+    return int(digits)
+
+
+def _read(path: Path) -> bytes:
+    if path.is_symlink():
+        raise ArtefactError(f"{path}: is a link. Only plain files are read.")
+    return path.read_bytes()
+
+
+# The five steps of every write, one function each, so that the tests can stop the process before and after any of them.
+def _write(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _rename(source: Path, target: Path) -> None:
+    os.rename(source, target)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swap two folders in one step where the system can (Linux, macOS), else in two renames."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if sys.platform == "linux" and hasattr(libc, "renameat2"):
+        failed = libc.renameat2(-100, os.fsencode(new), -100, os.fsencode(old), 2)  # AT_FDCWD, RENAME_EXCHANGE
+    elif sys.platform == "darwin" and hasattr(libc, "renamex_np"):
+        failed = libc.renamex_np(os.fsencode(new), os.fsencode(old), 2)  # RENAME_SWAP
+    else:
+        failed = -1
+        ctypes.set_errno(errno.ENOSYS)
+    if not failed:
+        return
+    if ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(old))
+    aside = new.with_name(new.name + ".old")  # a file system without the swap: the old folder waits beside for a moment
+    os.rename(old, aside)
+    os.rename(new, old)
+    os.rename(aside, new)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _forget(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _explain(error: OSError, path: Path) -> TrunklineError:
+    hints = {
+        errno.ENOSPC: "The disk is full: free some space",
+        errno.EDQUOT: "Your disk quota is used up: free some space",
+        errno.EROFS: "The file system is read-only: choose another folder",
+        errno.EACCES: "You may not write there: choose another folder",
+        errno.ENOTDIR: "A part of the path is a file, not a folder: choose another path",
+    }
+    hint = hints.get(error.errno or 0, "Look at the disk")
+    return ArtefactError(
+        f"{path}: could not be written ({error.strerror or error}). {hint}, then run the same command again; what was there before is untouched."
+    )

@@ -1,0 +1,167 @@
+"""The values that travel between the stages. Shape letters: B batch, T tokens, D width, K labels, N rows.
+
+file -> Rows -> Items (token ids + target) -> Batch (hidden states, padded) -> Output (logits) -> answers
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from trunkline.errors import OptionError, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+Row = dict[str, Any]
+"""One example. `text` always; `text_b` for pairs; `label` (str, list of str, or float); optional `id`, `group`, `time`, `split`."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One bad row: where it is, what stood there (cut to a readable length), what is wrong with it."""
+
+    file: str
+    line: int
+    text: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}" + (f" in {self.text!r}" if self.text else "")
+
+
+@dataclass(frozen=True)
+class Rows(Sequence[Row]):
+    """Rows that were read and checked, with where they come from and what was noticed on the way.
+
+    `notes` are sentences for people (columns that were guessed, duplicates that were dropped);
+    `problems` are the bad rows that were left out: kept + bad = total, always.
+    """
+
+    rows: tuple[Row, ...]
+    task: str
+    source: str = "memory"
+    columns: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.rows[index]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the task and every row in order: the same data, the same 64 characters."""
+        digest = hashlib.sha256(self.task.encode())
+        for row in self.rows:
+            digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One encoded text or pair of texts. `ids`: (T,) int32; `types`: (T,) int8 segment ids, or None where all are 0."""
+
+    ids: np.ndarray
+    types: np.ndarray | None = None
+
+    @property
+    def key(self) -> bytes:
+        """16 bytes that name this content in a states store (SHA-256 of ids and segment ids, cut)."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.ids, dtype="<i4").tobytes())
+        if self.types is not None:
+            digest.update(b"types" + np.ascontiguousarray(self.types, dtype="<i1").tobytes())
+        return digest.digest()[:16]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One row made ready for a model: usually one `Tokens`, two or more where texts are compared, and its target.
+
+    `was_cut` is true when the text was longer than the limit and lost its end.
+    """
+
+    tokens: tuple[Tokens, ...]
+    target: Any = None
+    was_cut: bool = False
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a task was told and what it learned from the rows (labels, weights). Each task adds its own fields."""
+
+    task: str = ""
+    max_tokens: int = 256
+    pooling: str = "mean"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Spec:
+        known = {f.name for f in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise unknown(f"{cls.__name__} field", name, known)
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def __post_init__(self) -> None:
+        if not 4 <= self.max_tokens <= 131072:
+            raise OptionError(f"max_tokens={self.max_tokens}: use 4 to 131072, and no more than the model's own limit.")
+
+
+@dataclass
+class Batch:
+    """What a branch reads. S is the number of token sequences: B where each item has one.
+
+    hidden: (S, T, D) float, the trunk's states, padded with zeros; None where the whole model runs (depth "all")
+    mask: (S, T) bool, True for a real token
+    ids: (S, T) int64 and types: (S, T) int64, only where the whole model runs
+    owner: (S,) int64, which item of the batch each sequence belongs to
+    targets: a tensor with first axis B, or None when predicting
+    """
+
+    hidden: torch.Tensor | None
+    mask: torch.Tensor
+    owner: torch.Tensor
+    spec: Spec
+    ids: torch.Tensor | None = None
+    types: torch.Tensor | None = None
+    targets: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{k: v.to(device, non_blocking=True) if hasattr(v, "to") else v for k, v in moved.items()})
+
+
+@dataclass
+class Output:
+    """What a branch gives: `logits` from the head, shape as the task says, and `hidden` (S, T, D) from its last layer."""
+
+    logits: torch.Tensor
+    hidden: torch.Tensor
+
+
+class Task(Protocol):
+    """The five names of a task module, and the `TaskSpec` dataclass that they share."""
+
+    TaskSpec: type[Spec]
+    METRICS: tuple[str, ...]
+
+    def prepare(self, row: Row, tokenizer: Any, spec: Any) -> Item: ...
+    def head(self, width: int, spec: Any) -> torch.nn.Module: ...
+    def loss(self, out: Output, batch: Batch) -> torch.Tensor: ...
+    def decode(self, out: Output, batch: Batch, spec: Any) -> list[Any]: ...
