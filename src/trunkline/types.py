@@ -155,6 +155,19 @@ class Output:
     hidden: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a branch says of one row.
+
+    value: what people read (a label, a list of labels, a number); scores: what metrics read ((K,) probabilities, or the number);
+    probability: how sure the branch is of `value`, calibrated on validation rows, or None where that means nothing.
+    """
+
+    value: Any
+    scores: Any
+    probability: float | None = None
+
+
 class Task(Protocol):
     """The five names of a task module, and the `TaskSpec` dataclass that they share."""
 

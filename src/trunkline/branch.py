@@ -1,0 +1,190 @@
+"""The noun of the house: a branch answers for a task. It is a backbone, a network above a cut, and what the task learned.
+
+On disk a folder of a few MB: `branch.safetensors` (only what was learned), `branch.json`, `report.json`, `report.html`, and the
+manifest of their sums. It is refused for another backbone than the one it was tuned on, and when it answers differently than it did.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+import transformers
+
+from trunkline import __version__, choices, names, storage
+from trunkline.errors import ArtefactError, OptionError
+from trunkline.evaluate.report import Report
+from trunkline.model.backbone import ALL, Backbone, Depth, load_backbone
+from trunkline.model.batches import by_length
+from trunkline.model.network import Network
+from trunkline.states.collate import Source, collate
+from trunkline.states.live import LiveStates
+from trunkline.types import Answer, Item, Row, Rows, Spec, Tokens
+
+KIND = "branch"
+_PROBES = 4
+_PROBE_TOLERANCE = 5e-3
+
+
+@dataclass
+class Branch:
+    """A tuned branch. `network` holds the layers and the head; `states` is the number format that it was tuned on."""
+
+    backbone: Backbone
+    network: Network
+    spec: Any
+    method: str
+    config: Any
+    states: str = "float16"
+    report: Report | None = None
+
+    @classmethod
+    def new(cls, backbone: Backbone, spec: Spec, method: str, config: Any, depth: Depth, states: str = "float16") -> Branch:
+        """An untrained branch: the layers above the cut, the method grafted on, a fresh head."""
+        network = Network(backbone, depth, names.task(spec.task).head(backbone.width, spec))
+        names.method(method).graft(network, config)
+        return cls(backbone, network.to(backbone.device), spec, method, config, states)
+
+    @property
+    def task(self) -> str:
+        return self.spec.task
+
+    @property
+    def depth(self) -> Depth:
+        return self.network.depth
+
+    @property
+    def trunk_id(self) -> str:
+        """What the branch stands on: the trunk's id, or the backbone's at depth "all"."""
+        return self.backbone.id if self.depth == ALL else self.backbone.trunk(self.depth).id
+
+    def source(self) -> Source | None:
+        """The live trunk below this branch, which rounds its states as the store does; None at depth "all"."""
+        return None if self.depth == ALL else LiveStates(self.backbone.trunk(self.depth), dtype=self.states)
+
+    def predict(self, texts: str | Sequence[str | tuple[str, str] | Row] | Rows) -> list[Answer]:
+        """One answer for each text, pair of texts, or row, in their order."""
+        given = [texts] if isinstance(texts, str) else list(texts)
+        items = self.prepare([_row(text, index) for index, text in enumerate(given)])
+        return run(self.network, self.spec, items, self.source(), self.backbone.tokenizer.pad_id)
+
+    def prepare(self, rows: Sequence[Row]) -> list[Item]:
+        """The rows as items: tokens, and targets where the rows have labels."""
+        return [names.task(self.task).prepare(row, self.backbone.tokenizer, self.spec) for row in rows]
+
+    def merged(self) -> Branch:
+        """The same answers with what the method added worked into plain layers. Raises: OptionError where a method cannot."""
+        return replace(self, network=names.method(self.method).merge(self.network))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the branch, all at once, in place of a branch that was there."""
+        folder = Path(folder)
+        if folder.exists() and not (folder / storage.MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ArtefactError(f"{folder}: exists and is not a saved branch. Choose another folder.")
+        learned = {name: p.detach().cpu().contiguous() for name, p in self.network.learned().items()}
+        files = {"branch.safetensors": safetensors.torch.save(learned), "branch.json": storage.to_json(self._about())}
+        if self.report is not None:
+            files |= {"report.json": self.report.to_json(), "report.html": self.report.html().encode()}
+        storage.write_folder(folder, files, {"kind": KIND, "trunkline": __version__})
+        return folder
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "task": self.task,
+            "spec": self.spec.to_json(),
+            "method": self.method,
+            "config": asdict(self.config),
+            "depth": self.depth,
+            "states": self.states,
+            "backbone": {"name": self.backbone.name, "id": self.backbone.id},
+            "trunk": self.trunk_id,
+            "probe": [[round(float(v), 6) for v in row] for row in self.probe()],
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()},
+        }
+
+    def probe(self) -> np.ndarray:
+        """Logits (4, K) for four fixed token sequences: stored with the branch, and compared when it is loaded."""
+        generator = np.random.default_rng(0)
+        high = self.backbone.config.vocab_size
+        items = [Item((Tokens(generator.integers(0, high, size, dtype=np.int32)),)) for size in range(6, 6 + _PROBES)]
+        self.network.eval()
+        with torch.no_grad():
+            batch = collate(items, self.source(), self.spec, self.backbone.tokenizer.pad_id).to(self.backbone.device)
+            return self.network(batch).logits.float().cpu().numpy().reshape(_PROBES, -1)
+
+
+def load(folder: str | Path, *, model: str | Path | None = None, device: str | torch.device = "cpu") -> Branch:
+    """A branch from its folder, with its backbone by the name it was tuned with, or from `model`.
+
+    Raises: ArtefactError when the folder is damaged, the backbone is another one (both ids are named), tensors are missing,
+    extra or of another shape, or the branch does not answer as it did when it was saved.
+    """
+    folder = Path(folder)
+    files, _ = storage.read_folder(folder, KIND)
+    try:
+        about = storage.from_json(files["branch.json"], str(folder / "branch.json"))
+        task, method = names.task(about["task"]), names.method(about["method"])
+        spec = task.TaskSpec.from_json(about["spec"])
+        config = choices.build(method.Config, about["config"], f"method {about['method']!r}")
+    except (KeyError, ValueError, TypeError, OptionError) as error:
+        raise ArtefactError(f"{folder / 'branch.json'}: not the description of a branch that this Trunkline reads ({error}).") from error
+    backbone = load_backbone(model or about["backbone"]["name"], device=device)
+    if backbone.id != about["backbone"]["id"]:
+        raise ArtefactError(
+            f"{folder}: was tuned on backbone {about['backbone']['name']!r} with id {about['backbone']['id']}, and {backbone.name!r} has id "
+            f"{backbone.id}. Give the right one with --model, or tune the branch anew."
+        )
+    branch = Branch.new(backbone, spec, about["method"], config, about["depth"], about["states"])
+    restore(branch.network, safetensors.torch.load(files["branch.safetensors"]), str(folder / "branch.safetensors"))
+    difference = float(np.abs(branch.probe() - np.asarray(about["probe"])).max())
+    if not difference <= _PROBE_TOLERANCE:
+        raise ArtefactError(
+            f"{folder}: on this machine the branch answers differently than when it was saved (largest difference of its probe logits "
+            f"{difference:.3g}, allowed {_PROBE_TOLERANCE}; saved with {about['versions']}). Install those versions, or tune it anew."
+        )
+    if "report.json" in files:
+        branch.report = Report.from_json(files["report.json"], str(folder / "report.json"))
+    return branch
+
+
+def restore(network: Network, tensors: dict[str, torch.Tensor], where: str) -> None:
+    """Put saved tensors into a network; each must be there, none may be extra, and every shape must fit."""
+    learned = network.learned()
+    odd = sorted(learned.keys() ^ tensors.keys())
+    odd += [
+        f"{n} {tuple(tensors[n].shape)} for {tuple(p.shape)}" for n, p in learned.items() if n in tensors and p.shape != tensors[n].shape
+    ]
+    if odd:
+        raise ArtefactError(f"{where}: {len(odd)} tensors are missing, extra or of another shape: {', '.join(odd[:5])}.")
+    with torch.no_grad():
+        for name, parameter in learned.items():
+            parameter.copy_(tensors[name])
+
+
+@torch.no_grad()
+def run(network: Network, spec: Any, items: Sequence[Item], source: Source | None, pad_id: int) -> list[Answer]:
+    """The answers for some items, in their order; computed shortest first, in batches by token budget."""
+    task, device = names.task(spec.task), next(network.parameters()).device
+    answers: list[Any] = [None] * len(items)
+    network.eval()
+    for indices in by_length([max(map(len, item.tokens)) for item in items]):
+        batch = collate([items[i] for i in indices], source, spec, pad_id).to(device)
+        for index, answer in zip(indices, task.decode(network(batch), batch, spec)):
+            answers[index] = answer
+    return answers
+
+
+def _row(text: Any, index: int) -> Row:
+    if isinstance(text, str):
+        return {"text": text}
+    if isinstance(text, dict) and isinstance(text.get("text"), str):
+        return {k: v for k, v in text.items() if k != "label"}
+    if isinstance(text, tuple) and len(text) == 2 and all(isinstance(t, str) for t in text):
+        return {"text": text[0], "text_b": text[1]}
+    raise OptionError(f"texts[{index}]={text!r:.80}: use a text, a pair (text, text_b), or a row with the field 'text'.")

@@ -1,0 +1,262 @@
+"""The command line: `trunkline VERB THING --option value`. Each command reads its words and calls the function of its name.
+
+Starts without torch: what computes is imported when a command runs. Results go to stdout (a table, or JSON with --json), progress
+and notes to stderr. Exit: 0 done, 1 an error of ours (one line), 2 wrong usage, 130 stopped by Ctrl-C, 143 by SIGTERM.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import typing
+from collections.abc import Callable
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from trunkline import __version__, choices
+from trunkline.errors import OptionError, TrunklineError, unknown
+from trunkline.train.settings import Settings
+
+_READING = {
+    "text": "column with the text; guessed where not given",
+    "text_b": "column with the second text of a pair",
+    "label": "column with the label or the number; guessed where not given",
+    "id": "column with an id: repeated rows are found by it",
+    "group": "column with a group: a group is never divided between train and test",
+    "time": "column with a time, for --split time",
+    "encoding": "encoding of the file; found where not given",
+    "separator": "what separates the cells; found where not given",
+    "multi_label_separator": "what separates several labels in one cell",
+    "skip_bad": "go on in spite of bad rows, and write them to this file",
+}
+
+
+def main() -> NoReturn:
+    """The entry point: runs a command and turns our errors into one line and an exit code."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin make a busy machine up to 25 times slower
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        commands(standalone_mode=False)
+        sys.exit(0)
+    except TrunklineError as error:
+        click.echo(f"trunkline: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("trunkline: stopped. What was finished is kept: run the same command again to go on.", err=True)
+        sys.exit(130)
+    except _TerminatedError:
+        click.echo("trunkline: stopped by SIGTERM. What was finished is kept: run the same command again to go on.", err=True)
+        sys.exit(143)
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, handled wherever Ctrl-C is."""
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise _TerminatedError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__)
+def commands() -> None:
+    """Tune, measure and use branches on a frozen language model.
+
+    \b
+    trunkline demo                                          the whole job on the data that comes with it
+    trunkline tune reviews.csv --label stars --out runs/reviews
+    trunkline predict runs/reviews "It stopped working after two days"
+    """
+
+
+def _reading(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of how a file is read, the same for every command that reads one."""
+    for name, text in reversed(_READING.items()):
+        command = click.option(f"--{name.replace('_', '-')}", name, help=text)(command)
+    return click.option("--no-header", is_flag=True, help="the first line is a row; columns are then named 0, 1, 2, ...")(command)
+
+
+def _settings(command: Callable[..., None]) -> Callable[..., None]:
+    """One flag for each field of Settings, with its help and its default; no default stands here."""
+    hints = typing.get_type_hints(Settings)
+    for field in reversed(fields(Settings)):
+        if field.name == "task_options":
+            continue  # written behind the task: --task classify:label_smoothing=0.1
+        shown = "none" if field.default is None else field.default
+        convert = _converter(field.name, hints[field.name])
+        if hints[field.name] is bool:
+            command = click.option(f"--{field.name.replace('_', '-')}", field.name, is_flag=True, help=str(field.metadata["help"]))(command)
+            continue
+        command = click.option(
+            f"--{field.name.replace('_', '-')}",
+            field.name,
+            metavar="VALUE",
+            callback=convert,
+            help=f"{field.metadata['help']}  [default: {shown}]",
+        )(command)
+    return command
+
+
+def _converter(name: str, hint: Any) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    def convert(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+        return None if value is None else (choices.convert(value, hint, f"--{name.replace('_', '-')}"),)
+
+    return convert
+
+
+def _chosen(told: dict[str, Any], config: str | None, task_options: str) -> tuple[Settings, dict[str, Any]]:
+    """The settings from an option file and from flags (flags win), and what else the file says (model, method, depth, ...)."""
+    from_file = import_module("trunkline.data.options").read_options(config) if config else {}
+    known = {f.name for f in fields(Settings)}
+    others = {"task", "model", "method", "depth", "out", *_READING}
+    for key in from_file:
+        if key not in known | others:
+            raise unknown(f"{config}: key", key, known | others)
+    values = {k: v for k, v in from_file.items() if k in known}
+    values |= {k: v[0] for k, v in told.items() if isinstance(v, tuple)} | {k: True for k, v in told.items() if v is True}
+    if task_options:
+        values["task_options"] = task_options
+    return choices.build(Settings, values, "setting"), {k: v for k, v in from_file.items() if k in others}
+
+
+def _read(path: str, task: str, told: dict[str, Any], *, labelled: bool = True) -> Any:
+    known = {k: v for k, v in told.items() if k in _READING and v is not None}
+    rows = import_module("trunkline.data.read").read(path, task, header=not told.get("no_header"), labelled=labelled, **known)
+    for note in rows.notes:
+        click.echo(f"note: {note}", err=True)
+    return rows
+
+
+@commands.command()
+@click.argument("file")
+@click.option("--task", help="classify or regress, with options as in classify:label_smoothing=0.1  [default: classify]")
+@click.option("--model", help="a name that `trunkline models` lists, a folder, or a hub id  [default: minilm]")
+@click.option("--method", help="full, lora, bitfit or probe, with options as in lora:rank=8:dropout=0.1  [default: full]")
+@click.option("--depth", help="how many top layers are tuned, or all  [default: 2]")
+@click.option("--out", help="folder for the branch; also where a stopped run goes on from")
+@click.option("--validation-file", help="rows to choose by, instead of a share of FILE")
+@click.option("--test-file", help="rows to measure on, instead of a share of FILE")
+@click.option("--drop-leaks", is_flag=True, help="take rows out of train whose text stands in validation or test too")
+@click.option("--config", help="a YAML or JSON file with any of these options; flags win over it")
+@click.option("--json", "as_json", is_flag=True, help="print the report as JSON")
+@_reading
+@_settings
+def tune(file: str, config: str | None, as_json: bool, **told: Any) -> None:
+    """Tune a branch on FILE (CSV, TSV, JSON, JSON Lines, Parquet): split, check, encode, train, measure, report."""
+    name, options = _task(told["task"])
+    settings, from_file = _chosen(told, config, options)
+    told = {**told, **{k: v for k, v in from_file.items() if told.get(k) in (None, False)}}
+    if from_file.get("task") and not told["task"]:
+        told["task"] = from_file["task"]
+    name, options = _task(told["task"])
+    data = _parts(file, name, told, settings)
+    asked = {k: told[k] for k in ("model", "method", "out") if told.get(k)}
+    if told.get("depth") is not None:
+        asked["depth"] = _depth(told["depth"])
+    branch = import_module("trunkline.train.tune").tune(data, settings=settings, **asked)
+    _show(branch.report, as_json)
+    if told.get("out"):
+        click.echo(
+            f'\nSaved in {told["out"]}. Look at {Path(told["out"]) / "report.html"}, or try:\n  trunkline predict {told["out"]} "..."',
+            err=True,
+        )
+
+
+def _task(told: str | None) -> tuple[str, str]:
+    name, _, options = (told or "classify").partition(":")
+    return name, options
+
+
+def _depth(told: str | int) -> str | int:
+    text = str(told)
+    if text == "all":
+        return text
+    if not text.lstrip("-").isdigit():
+        raise OptionError(f"depth={told!r}: use a number of layers, or 'all'.")
+    return int(text)
+
+
+def _parts(file: str, task: str, told: dict[str, Any], settings: Settings) -> Any:
+    """The rows of FILE, or a split where the user gave files of their own for the other parts."""
+    rows = _read(file, task, told)
+    given = {part: _read(told[f"{part}_file"], task, told) for part in ("validation", "test") if told.get(f"{part}_file")}
+    if not given and not told.get("drop_leaks"):
+        return rows
+    module = import_module("trunkline.data.split")
+    shares = {part: given.get(part, getattr(settings, part)) for part in ("validation", "test")}
+    made = module.split(rows, by=settings.split, seed=settings.seed, **shares)
+    return import_module("trunkline.data.quality").drop_leaks(made) if told.get("drop_leaks") else made
+
+
+def _show(report: Any, as_json: bool) -> None:
+    click.echo(report.to_json().decode() if as_json else str(report))
+
+
+@commands.command()
+@click.argument("folder")
+@click.argument("texts", nargs=-1)
+@click.option("--file", help="predict for every row of this file")
+@click.option("--out", help="write the answers to this file (.csv or .jsonl) instead of the screen")
+@click.option("--model", help="the backbone, where it is not found under the name it was tuned with")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object a line")
+@_reading
+def predict(folder: str, texts: tuple[str, ...], file: str | None, out: str | None, model: str | None, as_json: bool, **told: Any) -> None:
+    """Answer for TEXTS, or for every row of --file, with the branch in FOLDER."""
+    if bool(texts) == bool(file):
+        raise OptionError('give texts or --file, one of the two: trunkline predict runs/reviews "It stopped working"')
+    branch = import_module("trunkline.branch").load(folder, model=model)
+    rows = _read(file, branch.task, told, labelled=False) if file else [{"text": text} for text in texts]
+    import_module("trunkline.console").answers(rows, branch.predict(rows), Path(out) if out else None, as_json)
+
+
+@commands.command()
+@click.argument("folder")
+@click.argument("file")
+@click.option("--model", help="the backbone, where it is not found under the name it was tuned with")
+@click.option("--json", "as_json", is_flag=True, help="print the figures as JSON")
+@_reading
+def evaluate(folder: str, file: str, model: str | None, as_json: bool, **told: Any) -> None:
+    """Measure the branch in FOLDER on the labelled rows of FILE, with 95% intervals."""
+    branch = import_module("trunkline.branch").load(folder, model=model)
+    found = import_module("trunkline.evaluate.evaluate").evaluate(branch, _read(file, branch.task, told))
+    _show(found, as_json)
+
+
+@commands.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="print the list as JSON")
+@click.pass_context
+def models(context: click.Context, as_json: bool) -> None:
+    """The models that are known by name, where they come from, and what is on disk."""
+    if context.invoked_subcommand is None:
+        import_module("trunkline.console").models(import_module("trunkline.model.sources").known(), as_json)
+
+
+@models.command("get")
+@click.argument("name")
+def models_get(name: str) -> None:
+    """Fetch a model and keep it in the cache folder."""
+    click.echo(import_module("trunkline.model.sources").get(name))
+
+
+@commands.command()
+@click.option(
+    "--language", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="which embedded data, and so which model"
+)
+@click.option("--out", help="folder for the branch  [default: runs/demo-LANGUAGE]")
+def demo(language: str, out: str | None) -> None:
+    """The whole job on the embedded customer-service messages: tune, measure, predict."""
+    import_module("trunkline.train.demo").demo(language, Path(out or f"runs/demo-{language}"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""What the untuned model makes of a text: its last hidden states, averaged. The baseline "before", and what neighbours are found by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from trunkline.model.backbone import ALL, Backbone, Depth
+from trunkline.model.batches import by_length
+from trunkline.model.network import Network
+from trunkline.model.pooling import Pooling
+from trunkline.states.collate import Source, collate
+from trunkline.types import Item, Spec
+
+
+class _Mean(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.pooling = Pooling(width, "mean")
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.pooling(hidden, mask)
+
+
+@torch.no_grad()
+def untuned(backbone: Backbone, depth: Depth, items: Sequence[Item], source: Source | None) -> np.ndarray:
+    """(N, D) float32: the mean of the last layer's hidden states of each item's first text, from the untouched model.
+
+    With a source the pass starts from the states at the cut of `depth`, so only the layers above it are computed.
+    """
+    network = Network(backbone, depth if source is not None else ALL, _Mean(backbone.width)).eval()
+    found = np.empty((len(items), backbone.width), dtype=np.float32)
+    first = [Item(item.tokens[:1]) for item in items]
+    for indices in by_length([len(item.tokens[0]) for item in first]):
+        batch = collate([first[i] for i in indices], source, Spec(), backbone.tokenizer.pad_id).to(backbone.device)
+        found[indices] = network(batch).logits.float().cpu().numpy()
+    return found

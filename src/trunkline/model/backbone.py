@@ -1,0 +1,224 @@
+"""A pre-trained model, frozen, and its three views: the trunk below the cut, the stack above it, and the whole.
+
+All views hold the same tensors: a stack is a second set of modules over the same parameters, and a method clones what it trains.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel
+from transformers.utils import logging as transformers_logging
+
+from trunkline.errors import ModelError, OptionError
+from trunkline.model import safety, sources
+from trunkline.model.families import Family, PassThrough, Zero, family
+from trunkline.model.tokenizer import Tokenizer
+
+Depth = int | str
+"""How many top layers a branch has: 0 to the number of layers, or "all" (embeddings too, no store)."""
+
+ALL = "all"
+
+
+class Backbone:
+    """A frozen `transformers` model with its tokenizer.
+
+    id: SHA-256 of configuration, weights and tokenizer; layers: how many can be cut; width: D;
+    max_tokens: the longest text it reads.
+    """
+
+    def __init__(self, name: str, folder: Path, model: nn.Module, identity: str) -> None:
+        self.name, self.folder, self.id = name, folder, identity
+        self.config: Any = model.config
+        self.family: Family = family(self.config.model_type)
+        self.model = model.eval().requires_grad_(False)
+        self.stack = _at(model, self.family.stack)
+        self.layers = self.config.num_hidden_layers if self.family.whole_only else len(_at(self.stack, self.family.layers))
+        self.width: int = self.config.hidden_size
+        limit = getattr(self.config, "max_position_embeddings", None) or 1 << 17
+        self.max_tokens: int = limit - self.family.reserved
+        self.tokenizer = Tokenizer(folder, segments=self.family.segments, pairs_joined=self.family.kind == "decoder")
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def check_depth(self, depth: Depth) -> Depth:
+        """The depth as given, when this model can be cut there. Raises: OptionError that says what is allowed."""
+        if depth == ALL:
+            return depth
+        if not isinstance(depth, int) or isinstance(depth, bool):
+            raise OptionError(f"depth={depth!r}: use a number of layers, 0 to {self.layers}, or 'all'.")
+        if self.family.whole_only and depth != 0:
+            raise OptionError(f"depth={depth}: the layers of {self.config.model_type} share their weights. Use 0 or 'all'.")
+        if not 0 <= depth <= self.layers:
+            raise OptionError(f"depth={depth}: this model has {self.layers} layers. Use 0 to {self.layers}, or 'all'.")
+        return depth
+
+    def trunk(self, depth: Depth) -> Trunk:
+        """The embeddings and the layers below the cut."""
+        if self.check_depth(depth) == ALL:
+            raise OptionError("depth='all' trains the embeddings too, so nothing is left for a trunk.")
+        return Trunk(self, self.layers - int(depth))
+
+    def upper(self, depth: Depth) -> nn.Module:
+        """The layers above the cut as a stack of their own (for "all", the whole stack), over the same parameters.
+
+        Called with inputs_embeds (S, T, D) and attention_mask (S, T); gives last_hidden_state (S, T, D).
+        """
+        self.check_depth(depth)
+        stack = copy.deepcopy(self.stack, _shared(self.stack))
+        if depth == ALL:
+            return stack
+        cut = self.layers - int(depth)
+        layers: Any = _at(self.stack, self.family.layers)
+        for path in self.family.passed:
+            _put(stack, path, PassThrough())
+        for path in self.family.zeroed:
+            _put(stack, path, Zero())
+        for path in self.family.skipped:
+            if _at(stack, path, None) is not None:
+                _put(stack, path, nn.Identity())
+        if not self.family.whole_only:
+            _put(stack, self.family.layers, _numbered(list(_at(stack, self.family.layers))[cut:]))
+            _shorten(stack.config, cut, int(depth))
+        if self.family.quirk and depth:
+            self.family.quirk(layers, stack, cut)
+        return stack
+
+    def whole(self, upper: nn.Module, depth: Depth) -> nn.Module:
+        """The whole stack, from token ids, with the layers of a branch's `upper` in place of the backbone's own."""
+        if depth == ALL:
+            return upper
+        stack = copy.deepcopy(self.stack, _shared(self.stack))
+        if self.family.whole_only:
+            return stack
+        lower = list(_at(stack, self.family.layers))[: self.layers - int(depth)]
+        top = copy.deepcopy(_at(upper, self.family.layers), _shared(upper))
+        _put(stack, self.family.layers, _numbered([*lower, *top]))
+        if self.family.norm:
+            _put(stack, self.family.norm, _at(upper, self.family.norm))
+        return stack
+
+
+class Trunk:
+    """Everything below the cut: token ids in, the hidden states that enter layer `cut` out. Frozen, in eval mode, no gradient.
+
+    id: SHA-256 of backbone id and cut.
+    """
+
+    def __init__(self, backbone: Backbone, cut: int) -> None:
+        self.backbone, self.cut = backbone, cut
+        self.id = hashlib.sha256(f"{backbone.id}:{cut}".encode()).hexdigest()
+        self.width, self.pad_id = backbone.width, backbone.tokenizer.pad_id
+        self._norm = _at(backbone.stack, backbone.family.norm) if backbone.family.norm else None
+
+    @property
+    def device(self) -> torch.device:
+        return self.backbone.device
+
+    @torch.no_grad()
+    def __call__(self, ids: torch.Tensor, mask: torch.Tensor | None, types: torch.Tensor | None = None) -> torch.Tensor:
+        """ids (S, T) int64; mask (S, T) bool, True = real token, or None when nothing is padded; types (S, T) or None.
+
+        Gives (S, T, D) on the trunk's device; what stands at padded places means nothing.
+        """
+        given = {"input_ids": ids.to(self.device), "attention_mask": None if mask is None else mask.long().to(self.device)}
+        if types is not None:
+            given["token_type_ids"] = types.to(self.device)
+        at_end = self.cut == self.backbone.layers
+        stop_at = self._norm if at_end else _at(self.backbone.stack, self.backbone.family.layers)[self.cut]
+        handle = stop_at.register_forward_pre_hook(_stop) if stop_at is not None else None
+        try:
+            return self.backbone.stack(**given).last_hidden_state
+        except _Reached as reached:
+            return reached.hidden
+        finally:
+            if handle is not None:
+                handle.remove()
+
+
+def load_backbone(name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Backbone:
+    """A backbone by name, hub id or folder, frozen and in eval mode.
+
+    Raises: ModelError when it is not found, not safe to load, of an unknown family, or its weights do not fit its configuration.
+    """
+    folder = sources.locate(name)
+    safety.verify(folder)
+    config = safety.read_config(folder)
+    family(config["model_type"])
+    with _quiet():
+        model, report = AutoModel.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=dtype, output_loading_info=True
+        )
+    wrong = [k for k in report["missing_keys"] if "pooler." not in k] + [str(k) for k in report["mismatched_keys"]]
+    if wrong:
+        raise ModelError(
+            f"{folder}: {len(wrong)} tensors are missing or of another shape: {', '.join(sorted(wrong)[:5])}. Get the model again."
+        )
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # its output is not used; without it a pass is a little cheaper
+    return Backbone(str(name), folder, model.to(device), sources.model_id(folder))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's bar, which is over before it can be read."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+class _Reached(Exception):
+    """Not an error: ends a pass at the cut, and carries the hidden states there."""
+
+    def __init__(self, hidden: torch.Tensor) -> None:
+        self.hidden = hidden
+
+
+def _stop(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+    raise _Reached(arguments[0])
+
+
+def _shared(module: nn.Module) -> dict[int, Any]:
+    """A deepcopy memo that keeps every tensor the same object, so that only the module structure is copied."""
+    return {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+
+
+def _at(module: Any, path: str | None, *default: Any) -> Any:
+    for name in path.split(".") if path else ():
+        module = getattr(module, name, *default)
+    return module
+
+
+def _put(module: Any, path: str, value: nn.Module) -> None:
+    *parents, name = path.split(".")
+    setattr(_at(module, ".".join(parents)), name, value)
+
+
+def _numbered(layers: list[nn.Module]) -> nn.ModuleList:
+    """The layers as a list that counts from 0, as masks and caches expect."""
+    for index, layer in enumerate(layers):
+        for module in layer.modules():
+            if isinstance(getattr(module, "layer_idx", None), int):
+                module.layer_idx = index  # type: ignore[assignment]
+    return nn.ModuleList(layers)
+
+
+def _shorten(config: Any, cut: int, depth: int) -> None:
+    """Make the configuration of a copied stack say how many layers it has, and of which types."""
+    config.num_hidden_layers = depth
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[cut : cut + depth]

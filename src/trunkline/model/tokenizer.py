@@ -1,0 +1,48 @@
+"""Text to token ids: a thin face on a fast tokenizer, the same for every family.
+
+Special tokens that a user writes in a text ("[SEP]", "<|im_start|>") are encoded as plain text, never as control ids.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer
+
+from trunkline.errors import ModelError
+from trunkline.types import Tokens
+
+
+class Tokenizer:
+    """`encode` for one text or a pair. Holds one fast tokenizer; `pad_id` is the id that fills short rows."""
+
+    def __init__(self, folder: Path, *, segments: bool, pairs_joined: bool) -> None:
+        whole: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if not whole.is_fast:
+            raise ModelError(f"{folder}: no tokenizer.json, so no fast tokenizer. Convert it with transformers where the model came from.")
+        self._fast = whole.backend_tokenizer
+        self._fast.encode_special_tokens = True
+        self._fast.no_padding()
+        self._segments = segments
+        self._pairs_joined = pairs_joined
+        pads = (whole.pad_token_id, whole.eos_token_id, 0)
+        self.pad_id: int = next(p for p in pads if p is not None)
+        self.control_ids = frozenset(whole.all_special_ids)
+
+    def encode(self, text: str, text_b: str | None = None, *, max_tokens: int) -> tuple[Tokens, bool]:
+        """The tokens of a text or a pair, at most `max_tokens` (the longest part is cut first), and whether anything was cut.
+
+        A decoder has no pair format of its own: there the two texts are joined by a line break.
+        """
+        if text_b is not None and self._pairs_joined:
+            text, text_b = f"{text}\n{text_b}", None
+        self._fast.enable_truncation(max_tokens, strategy="longest_first")
+        # 20 characters a token is far beyond any text worth reading: what is longer is cut before the tokenizer sees it
+        limit = max_tokens * 20
+        encoding = self._fast.encode(text[:limit], None if text_b is None else text_b[:limit])
+        ids = np.asarray(encoding.ids, dtype=np.int32)
+        types = np.asarray(encoding.type_ids, dtype=np.int8) if self._segments else None
+        was_cut = bool(encoding.overflowing) or len(text) > limit or len(text_b or "") > limit
+        return Tokens(ids, types if types is not None and types.any() else None), was_cut

@@ -1,0 +1,284 @@
+"""The one training loop. What differs between tasks and methods is passed in; whoever wants another loop wants an option here.
+
+Every random number of step n comes from the seed and n alone, so a run that was stopped goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from trunkline import names
+from trunkline.branch import restore, run
+from trunkline.errors import OptionError, TrainingError, unknown
+from trunkline.evaluate.metrics import METRICS, compute
+from trunkline.model.network import Network
+from trunkline.states.collate import Source, collate
+from trunkline.train.checkpoint import Checkpoints, Tensors
+from trunkline.train.settings import Settings
+from trunkline.types import Answer, Item
+
+_BUCKET = 16
+"""Batches are made of rows of like length: rows are shuffled, and sorted within runs of so many batches."""
+_BAD_STEPS_IN_A_ROW = 3
+_BAD_STEPS_IN_A_THOUSAND = 10
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the loop reads: items, where their states come from, and what the task needs to know."""
+
+    train: Sequence[Item]
+    validation: Sequence[Item]
+    source: Source | None
+    spec: Any
+    pad_id: int = 0
+
+
+@dataclass
+class Progress:
+    """Where a run stands: everything a checkpoint keeps beside tensors."""
+
+    step: int = 0
+    best: float | None = None
+    best_step: int = 0
+    waited: int = 0
+    factor: float = 1.0
+    bad: list[int] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    done: bool = False
+
+
+def fit(
+    network: Network, data: Data, settings: Settings, *, learning_rate: float, seed: int, checkpoints: Checkpoints | None = None,
+    on_step: Callable[[Progress, int], None] | None = None,
+) -> Progress:  # fmt: skip
+    """Train the network; it ends with the weights that were best on the validation rows.
+
+    on_step: called with the progress and the number of steps planned, after each step.
+    Raises: TrainingError when the loss or the gradient is not a finite number three steps in a row, or in more than 1% of the last 1,000.
+    """
+    loop = _Loop(network, data, settings, learning_rate, seed, checkpoints)
+    loop.resume()
+    try:
+        while not loop.progress.done:
+            loop.step()
+            if on_step:
+                on_step(loop.progress, loop.steps)
+    except KeyboardInterrupt:
+        loop.save()
+        raise
+    restore(network, loop.best, "best weights")
+    return loop.progress
+
+
+def epochs(settings: Settings, rows: int) -> int:
+    """Passes over the rows: as told, or as many as make about 3,000 steps, at least 5 and at most 30."""
+    if settings.epochs is not None:
+        return settings.epochs
+    return max(5, min(30, round(3000 * settings.batch_size / max(rows, 1))))
+
+
+def schedule(settings: Settings, step: int, steps: int) -> float:
+    """The learning rate of step 0..steps-1 as a share of its top: a linear rise, then linear, cosine or no decay to zero."""
+    rise = int(settings.warmup * steps)
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    left = (steps - step) / max(1, steps - rise)
+    if settings.schedule == "linear":
+        return left
+    return 0.5 * (1 - math.cos(math.pi * left)) if settings.schedule == "cosine" else 1.0
+
+
+def batches(lengths: np.ndarray, size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The index arrays of one epoch: shuffled by seed and epoch, rows of like length together.
+
+    >>> [len(b) for b in batches(np.ones(10), 4, seed=0, epoch=0)]
+    [4, 4, 2]
+    """
+    generator = np.random.default_rng((seed, epoch))
+    order = generator.permutation(len(lengths))
+    made: list[np.ndarray] = []
+    for start in range(0, len(order), size * _BUCKET):
+        run_ = order[start : start + size * _BUCKET]
+        run_ = run_[np.argsort(lengths[run_], kind="stable")]
+        made += [run_[i : i + size] for i in range(0, len(run_), size)]
+    full, rest = [b for b in made if len(b) == size], [b for b in made if len(b) < size]
+    return [full[i] for i in generator.permutation(len(full))] + rest
+
+
+def truth_and_scores(items: Sequence[Item], answers: Sequence[Answer]) -> tuple[np.ndarray, np.ndarray]:
+    """The two arrays that metrics read, from items with targets and the answers for them."""
+    return np.stack([np.asarray(item.target) for item in items]), np.stack([a.scores for a in answers])
+
+
+class _Loop:
+    """The state of one run of the loop, with one method for each thing that happens in it."""
+
+    def __init__(
+        self, network: Network, data: Data, settings: Settings, learning_rate: float, seed: int, checkpoints: Checkpoints | None
+    ) -> None:  # fmt: skip
+        self.network, self.data, self.settings, self.seed, self.checkpoints = network, data, settings, seed, checkpoints
+        self.task = names.task(data.spec.task)
+        self.device = next(network.parameters()).device
+        self.lengths = np.array([max(map(len, item.tokens)) for item in data.train])
+        self.per_epoch = math.ceil(len(data.train) / settings.batch_size)
+        self.steps = epochs(settings, len(data.train)) * self.per_epoch
+        self.every = settings.evaluate_every or self.per_epoch
+        self.metric = settings.metric or self.task.METRICS[0]
+        if self.metric not in self.task.METRICS:
+            raise unknown("metric", self.metric, self.task.METRICS)
+        if not data.train or not data.validation:
+            raise OptionError(f"{len(data.train)} training and {len(data.validation)} validation rows: at least one of each is needed.")
+        self.learned = network.learned()
+        self.optimizer, self.rates = _optimizer(self.learned, settings, learning_rate)
+        self.progress = Progress()
+        self.best: Tensors = {}
+        self.losses: list[float] = []
+        self.order: tuple[int, list[np.ndarray]] = (-1, [])
+        self.saved_at = time.monotonic()
+        _set_dropout(network, settings.dropout)
+
+    def resume(self) -> None:
+        found = self.checkpoints.latest() if self.checkpoints else None
+        if not found:
+            self.keep_best()
+            return
+        groups, state = found
+        restore(self.network, groups["weights"], "checkpoint")
+        self.best = groups["best"]
+        _restore_optimizer(self.optimizer, self.learned, groups["optimizer"])
+        self.progress = Progress(**state["progress"])
+        self.losses = state["losses"]
+
+    def step(self) -> None:
+        progress, started = self.progress, time.perf_counter()
+        epoch, at = divmod(progress.step, self.per_epoch)
+        if self.order[0] != epoch:
+            self.order = (epoch, batches(self.lengths, self.settings.batch_size, self.seed, epoch))
+        self.learn(self.order[1][at])
+        progress.step += 1
+        if progress.step % self.every == 0 or progress.step == self.steps:
+            self.evaluate()
+        progress.done |= progress.step >= self.steps
+        progress.seconds += time.perf_counter() - started
+        if progress.done or time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds:
+            self.save()
+
+    def learn(self, indices: np.ndarray) -> None:
+        """One optimizer step on the rows of `indices`; skipped and counted when the loss or gradient is not finite."""
+        progress = self.progress
+        share = schedule(self.settings, progress.step, self.steps) * progress.factor
+        for group, rate in zip(self.optimizer.param_groups, self.rates):
+            group["lr"] = rate * share
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.seed * 1_000_003 + progress.step)
+            for part in np.array_split(indices, min(self.settings.accumulate, len(indices))):
+                total += self.backward(part, len(part) / len(indices))
+        norm = torch.nn.utils.clip_grad_norm_(self.learned.values(), self.settings.clip or math.inf, foreach=True)
+        if math.isfinite(total) and bool(torch.isfinite(norm)):
+            self.optimizer.step()
+            self.losses.append(total)
+        else:
+            self.count_bad()
+
+    def backward(self, part: np.ndarray, weight: float) -> float:
+        batch = collate([self.data.train[i] for i in part], self.data.source, self.data.spec, self.data.pad_id).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            out = self.network(batch)
+        loss = self.task.loss(out, batch) * weight
+        loss.backward()
+        return float(loss.detach())
+
+    def count_bad(self) -> None:
+        bad = self.progress.bad
+        bad.append(self.progress.step)
+        row = len(bad) >= _BAD_STEPS_IN_A_ROW and bad[-1] - bad[-_BAD_STEPS_IN_A_ROW] == _BAD_STEPS_IN_A_ROW - 1
+        if row or sum(s > self.progress.step - 1000 for s in bad) > _BAD_STEPS_IN_A_THOUSAND:
+            raise TrainingError(
+                f"step {self.progress.step}: the loss or its gradient is not a finite number, for the {len(bad)}th time; no such step was taken. "
+                "Use a smaller learning rate, or look for extreme values in the rows."
+            )
+
+    def evaluate(self) -> None:
+        progress, data = self.progress, self.data
+        answers = run(self.network, data.spec, data.validation, data.source, data.pad_id)
+        metric = METRICS[self.metric]
+        value = float(compute([self.metric], *truth_and_scores(data.validation, answers))[self.metric])
+        loss = float(np.mean(self.losses)) if self.losses else None
+        epoch = progress.step / self.per_epoch
+        progress.history.append(
+            {"step": progress.step, "epoch": epoch, "seconds": progress.seconds, "train_loss": loss, "metrics": {self.metric: value}}
+        )
+        self.losses = []
+        if progress.best is None or (value > progress.best if metric.higher_is_better else value < progress.best):
+            progress.best, progress.best_step, progress.waited = value, progress.step, 0
+            self.keep_best()
+            return
+        progress.waited += 1
+        if self.settings.schedule == "plateau":
+            progress.factor *= 0.5
+        progress.done = self.settings.patience is not None and progress.waited >= self.settings.patience
+
+    def keep_best(self) -> None:
+        self.best = {name: p.detach().cpu().clone() for name, p in self.learned.items()}
+
+    def save(self) -> None:
+        if not self.checkpoints:
+            return
+        weights = {name: p.detach().cpu().contiguous() for name, p in self.learned.items()}
+        groups = {"weights": weights, "best": self.best, "optimizer": _optimizer_tensors(self.optimizer, self.learned)}
+        self.checkpoints.save(self.progress.step, groups, {"progress": asdict(self.progress), "losses": self.losses})
+        self.saved_at = time.monotonic()
+
+
+def _optimizer(learned: dict[str, torch.nn.Parameter], settings: Settings, rate: float) -> tuple[torch.optim.Optimizer, list[float]]:
+    """The optimizer and the top learning rate of each of its groups: layers and head, each with and without decay."""
+    head_rate = settings.head_learning_rate or max(5 * rate, 1e-3)
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in learned.items():
+        decay = settings.weight_decay if parameter.dim() > 1 else 0.0
+        groups.setdefault((head_rate if name.startswith("head.") else rate, decay), []).append(parameter)
+    given = [{"params": parameters, "lr": lr, "weight_decay": decay} for (lr, decay), parameters in groups.items()]
+    made: torch.optim.Optimizer
+    if settings.optimizer == "sgd":
+        made = torch.optim.SGD(given, momentum=0.9)
+    elif settings.optimizer == "rmsprop":
+        made = torch.optim.RMSprop(given)
+    else:
+        made = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.optimizer](given, fused=True)
+    return made, [group["lr"] for group in given]
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer, learned: dict[str, torch.nn.Parameter]) -> Tensors:
+    """The optimizer's state as flat tensors named `parameter|entry`."""
+    names_of = {id(p): name for name, p in learned.items()}
+    flat: Tensors = {}
+    for parameter, entries in optimizer.state.items():
+        for entry, value in entries.items():
+            flat[f"{names_of[id(parameter)]}|{entry}"] = torch.as_tensor(value).detach().cpu().clone().contiguous()
+    return flat
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, learned: dict[str, torch.nn.Parameter], flat: Tensors) -> None:
+    for name, tensor in flat.items():
+        parameter_name, _, entry = name.rpartition("|")
+        parameter = learned[parameter_name]
+        optimizer.state[parameter][entry] = tensor.clone().to(parameter.device)
+
+
+def _set_dropout(network: Network, share: float | None) -> None:
+    if share is not None:
+        for module in network.upper.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = share

@@ -1,0 +1,57 @@
+"""The machine a run is on: which device and how many threads to use, and what to write beside a result."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+
+import psutil
+import torch
+
+from trunkline.choices import one_of
+
+
+def device(wanted: str) -> torch.device:
+    """The device of a name; "auto" is cuda, else mps, else cpu. Raises: OptionError for one that is not there."""
+    there = ["cpu", *(["cuda"] if torch.cuda.is_available() else []), *(["mps"] if torch.backends.mps.is_available() else [])]
+    if wanted == "auto":
+        return torch.device(there[1] if len(there) > 1 else "cpu")
+    one_of("device", wanted.split(":")[0], there)
+    return torch.device(wanted)
+
+
+def use_threads(wanted: int) -> int:
+    """Set torch's threads: as many as wanted, or (0) one for each physical core that this process may use. Says how many."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(wanted or min(usable, psutil.cpu_count(logical=False) or usable))
+    return torch.get_num_threads()
+
+
+def peak_memory() -> int:
+    """The most resident memory that this process has had, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def describe(where: torch.device) -> dict[str, str]:
+    """Processor, cores, memory, device: what a time or a bit of a result may depend on."""
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
+    return {
+        "device": name,
+        "processor": _processor(),
+        "cores": str(psutil.cpu_count(logical=False) or "?"),
+        "threads": str(torch.get_num_threads()),
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _processor() -> str:
+    if sys.platform.startswith("linux"):
+        with open("/proc/cpuinfo", encoding="utf-8", errors="ignore") as file:  # noqa: PTH123
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,113 @@
+"""The cut, over every family: trunk + branch equals the whole model, at every depth."""
+
+import itertools
+
+import pytest
+import torch
+
+from tests import tiny
+from trunkline.errors import OptionError
+from trunkline.model.backbone import ALL, Backbone, load_backbone
+from trunkline.model.batches import pad
+from trunkline.model.families import FAMILIES
+from trunkline.model.network import Network
+from trunkline.types import Batch, Spec
+
+
+class Nothing(torch.nn.Module):
+    def forward(self, hidden, mask):
+        return hidden
+
+
+def _texts(backbone: Backbone, pair: bool = False):
+    tokens = [backbone.tokenizer.encode(t, "who can help" if pair else None, max_tokens=32)[0] for t in tiny.TEXTS]
+    return pad(tokens, backbone.tokenizer.pad_id)
+
+
+def _whole(stack, ids, mask, types=None):
+    given = {"input_ids": ids, "attention_mask": mask.long()}
+    if types is not None:
+        given["token_type_ids"] = types
+    with torch.no_grad():
+        return stack(**given).last_hidden_state
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def backbone(request, tiny_folder):
+    return load_backbone(tiny_folder(request.param))
+
+
+def test_every_family_has_a_tiny_model():
+    assert set(tiny.SIZES) == set(FAMILIES)
+
+
+def _depths(backbone):
+    return [0] if backbone.family.whole_only else list(range(backbone.layers + 1))
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_trunk_and_branch_equal_the_whole_model_at_every_depth(backbone, pair):
+    ids, mask, types = _texts(backbone, pair)
+    assert not mask.all()
+    expected = _whole(backbone.stack, ids, mask, types)
+    for depth in _depths(backbone):
+        network = Network(backbone, depth, Nothing()).eval()
+        hidden = backbone.trunk(depth)(ids, mask, types)
+        with torch.no_grad():
+            got = network(Batch(hidden, mask, torch.arange(len(ids)), Spec())).logits
+            poisoned = network(Batch(hidden.masked_fill(~mask[..., None], 0.0), mask, torch.arange(len(ids)), Spec())).logits
+        assert torch.equal(got[mask], expected[mask]), depth
+        assert torch.allclose(poisoned[mask], expected[mask], atol=1e-6), "what stands at padded places must not matter"
+        assert torch.equal(_whole(backbone.whole(network.upper, depth), ids, mask, types)[mask], expected[mask]), depth
+
+
+def test_whole_model_depth(backbone):
+    ids, mask, types = _texts(backbone)
+    network = Network(backbone, ALL, Nothing()).eval()
+    with torch.no_grad():
+        got = network(Batch(None, mask, torch.arange(len(ids)), Spec(), ids=ids, types=types)).logits
+    assert torch.equal(got[mask], _whole(backbone.stack, ids, mask, types)[mask])
+
+
+def test_every_cut_lies_at_another_place(backbone):
+    ids, mask, types = _texts(backbone)
+    states = [backbone.trunk(depth)(ids, mask, types)[mask] for depth in _depths(backbone)]
+    assert all(not torch.allclose(a, b, atol=1e-3) for a, b in itertools.pairwise(states))
+
+
+def test_no_mask_equals_a_mask_of_ones(backbone):
+    ids, mask, types = _texts(backbone)
+    one = slice(0, 1), slice(0, int(mask[0].sum()))
+    trunk = backbone.trunk(0)
+    part = None if types is None else types[one]
+    assert torch.allclose(trunk(ids[one], None, part), trunk(ids[one], mask[one], part), atol=1e-6)
+
+
+def test_a_branch_copies_no_weights(backbone):
+    own = {p.data_ptr() for p in backbone.model.parameters()}
+    assert {p.data_ptr() for p in backbone.upper(0 if backbone.family.whole_only else 1).parameters()} <= own
+
+
+def test_depth_out_of_range_is_refused(backbone):
+    for depth in (-1, backbone.layers + 1, True, 1.5, "some"):
+        with pytest.raises(OptionError, match="depth="):
+            backbone.check_depth(depth)
+
+
+def test_an_encoder_decoder_takes_the_states_as_encoder_outputs(tiny_folder):
+    from transformers import T5ForConditionalGeneration
+    from transformers.modeling_outputs import BaseModelOutput
+
+    folder = tiny_folder("t5")
+    backbone = load_backbone(folder)
+    torch.manual_seed(1)
+    model = T5ForConditionalGeneration(backbone.config).eval()
+    model.encoder.load_state_dict(backbone.stack.state_dict())
+    ids, mask, _ = _texts(backbone)
+    labels = ids[:, :4].contiguous()
+    for depth in range(backbone.layers + 1):
+        hidden = backbone.trunk(depth)(ids, mask)
+        with torch.no_grad():
+            states = Network(backbone, depth, Nothing()).eval()(Batch(hidden, mask, torch.arange(len(ids)), Spec())).hidden
+            got = model(encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=mask.long(), labels=labels).logits
+            assert torch.equal(got, model(input_ids=ids, attention_mask=mask.long(), labels=labels).logits)

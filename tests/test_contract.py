@@ -1,0 +1,198 @@
+"""What every task x method keeps, on an encoder, a decoder and an encoder-decoder: the promises of ARCHITECTURE.md."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from tests import tiny
+from trunkline import branch as branches
+from trunkline import names
+from trunkline.branch import Branch
+from trunkline.errors import ArtefactError, OptionError
+from trunkline.model.backbone import ALL, load_backbone
+from trunkline.states.collate import collate
+from trunkline.states.encode import encode
+from trunkline.states.store import States
+from trunkline.train.fit import Data, fit, truth_and_scores
+from trunkline.train.settings import Settings
+from trunkline.types import Rows
+
+FAMILIES = ("bert", "llama", "t5")
+LABELS = {
+    "classify": ["arrived", "cancel", "refund", "password", "damaged", "arrived", "refund", "cancel"],
+    "regress": [0.5, 2.0, -1.0, 3.5, 0.0, 1.0, 2.5, -2.0],
+}
+TEXTS = [*tiny.TEXTS, "who is waiting for the package"]
+NO_BIASES = ("llama", "t5")
+
+
+def rows(task):
+    return Rows(tuple({"text": t, "label": label} for t, label in zip(TEXTS, LABELS[task])), task)
+
+
+def make(folder, task, method, depth, states="float32"):
+    spec = names.task(task).TaskSpec(max_tokens=64, dropout=0.0)
+    spec = dataclasses.replace(spec, **spec.learned_from(rows(task)))
+    torch.manual_seed(0)
+    return Branch.new(load_backbone(folder), spec, method, names.method(method).Config(), depth, states)
+
+
+def stored(branch, items, folder):
+    trunk = branch.backbone.trunk(branch.depth)
+    store = States.open(folder, trunk_id=trunk.id, width=trunk.width, dtype=branch.states)
+    encode([t for item in items for t in item.tokens], trunk, store, progress=False)
+    return store
+
+
+def logits(branch, items, source):
+    branch.network.eval()
+    with torch.no_grad():
+        return branch.network(collate(items, source, branch.spec, branch.backbone.tokenizer.pad_id)).logits.numpy()
+
+
+def bytes_of(backbone):
+    return {name: p.detach().numpy().tobytes() for name, p in backbone.model.named_parameters()}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(params=sorted(names.METHODS))
+def method(request, family):
+    if request.param == "bitfit" and family in NO_BIASES:
+        pytest.skip("this family has no biases; test_bitfit_is_refused_where_there_are_no_biases holds that")
+    return request.param
+
+
+@pytest.fixture(params=sorted(names.TASKS))
+def task(request):
+    return request.param
+
+
+@pytest.fixture(params=[0, 1, ALL])
+def depth(request):
+    return request.param
+
+
+def test_it_learns_eight_rows_saves_loads_and_leaves_the_trunk_alone(task, method, family, depth, tiny_folder, tmp_path):
+    branch = make(tiny_folder(family), task, method, depth)
+    before = bytes_of(branch.backbone)
+    items = branch.prepare(rows(task))
+    source = None if depth == ALL else stored(branch, items, tmp_path / "states")
+    assert source is None or np.allclose(logits(branch, items, source), logits(branch, items, branch.source()), atol=1e-5), "cached = live"
+    data = Data(items, items, source, branch.spec, branch.backbone.tokenizer.pad_id)
+    watched = "accuracy" if task == "classify" else "mse"
+    settings = Settings(
+        epochs=400, batch_size=8, weight_decay=0.0, patience=None, schedule="constant", metric=watched, evaluate_every=100, warmup=0.02
+    )
+    fit(branch.network, data, settings, learning_rate=0.02 if method in ("probe", "bitfit") else 0.01, seed=0)
+    truth, scores = truth_and_scores(items, branches.run(branch.network, branch.spec, items, source, branch.backbone.tokenizer.pad_id))
+    if task == "classify":
+        assert (scores.argmax(1) == truth).all()
+    else:
+        assert np.abs(scores - truth).max() < 0.35
+    assert bytes_of(branch.backbone) == before
+    branch.save(tmp_path / "branch")
+    again = branches.load(tmp_path / "branch")
+    assert np.array_equal(logits(again, items, again.source()), logits(branch, items, branch.source()))
+    assert [a.value for a in again.predict(TEXTS)] == [a.value for a in branch.predict(TEXTS)]
+
+
+def test_it_starts_as_the_plain_model(method, family, depth, tiny_folder):
+    plain, grafted = (make(tiny_folder(family), "classify", name, depth) for name in ("probe", method))
+    items = plain.prepare(rows("classify"))
+    assert np.allclose(logits(plain, items, plain.source()), logits(grafted, items, grafted.source()), atol=1e-6)
+
+
+def test_merging_changes_no_answer(method, family, depth, tiny_folder):
+    branch = make(tiny_folder(family), "classify", method, depth)
+    with torch.no_grad():
+        for parameter in branch.network.learned().values():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    items = branch.prepare(rows("classify"))
+    merged = branch.merged()
+    assert np.allclose(logits(branch, items, branch.source()), logits(merged, items, merged.source()), atol=1e-4)
+    assert not any("lora" in name for name, _ in merged.network.named_parameters())
+
+
+def test_the_whole_model_view_gives_the_same_states(family, tiny_folder):
+    branch = make(tiny_folder(family), "classify", "full", 1)
+    with torch.no_grad():
+        for parameter in branch.network.learned().values():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    items = branch.prepare(rows("classify"))
+    batch = collate(items, None, branch.spec, branch.backbone.tokenizer.pad_id)
+    whole = branch.backbone.whole(branch.network.upper, 1).eval()
+    branch.network.eval()
+    with torch.no_grad():
+        wanted = branch.network(collate(items, branch.source(), branch.spec)).hidden
+        got = whole(input_ids=batch.ids, attention_mask=batch.mask.long()).last_hidden_state
+    assert torch.allclose(got[batch.mask], wanted[batch.mask], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", NO_BIASES)
+def test_bitfit_is_refused_where_there_are_no_biases(family, tiny_folder):
+    with pytest.raises(OptionError, match="no biases"):
+        make(tiny_folder(family), "classify", "bitfit", 1)
+
+
+@pytest.mark.parametrize("states", ["float16", "int8"])
+def test_live_states_are_rounded_as_the_store_rounds_them(states, tiny_folder, tmp_path):
+    branch = make(tiny_folder("bert"), "classify", "full", 2, states)
+    items = branch.prepare(rows("classify"))
+    source = stored(branch, items, tmp_path / "states")
+    assert np.allclose(logits(branch, items, source), logits(branch, items, branch.source()), atol=2e-3 if states == "int8" else 1e-4)
+
+
+def test_a_branch_of_another_backbone_is_refused_with_both_ids(tiny_folder, tmp_path):
+    branch = make(tiny_folder("bert"), "classify", "full", 1)
+    branch.save(tmp_path / "branch")
+    with pytest.raises(ArtefactError) as caught:
+        branches.load(tmp_path / "branch", model=tiny_folder("electra"))
+    assert branch.backbone.id in str(caught.value)
+    assert load_backbone(tiny_folder("electra")).id in str(caught.value)
+
+
+def test_every_damaged_file_of_a_branch_is_refused(tiny_folder, tmp_path):
+    make(tiny_folder("bert"), "classify", "lora", 1).save(tmp_path / "branch")
+    generator = np.random.default_rng(0)
+    for path in sorted((tmp_path / "branch").iterdir()):
+        whole = path.read_bytes()
+        for at in generator.choice(len(whole), 20):
+            damaged = bytearray(whole)
+            damaged[at] ^= 1 << int(generator.integers(8))
+            path.write_bytes(damaged)
+            with pytest.raises(ArtefactError):
+                branches.load(tmp_path / "branch")
+        path.unlink()
+        with pytest.raises(ArtefactError):
+            branches.load(tmp_path / "branch")
+        path.write_bytes(whole)
+    (tmp_path / "branch" / "more.json").write_text("{}")
+    with pytest.raises(ArtefactError, match="more.json"):
+        branches.load(tmp_path / "branch")
+
+
+def test_a_missing_an_extra_and_a_misshapen_tensor_are_named(tiny_folder):
+    branch = make(tiny_folder("bert"), "classify", "full", 1)
+    tensors = {name: p.detach().clone() for name, p in branch.network.learned().items()}
+    first, *_ = tensors
+    for change in ({"other": torch.zeros(1)}, {first: torch.zeros(1, 2, 3)}):
+        with pytest.raises(ArtefactError, match=next(iter(change))):
+            branches.restore(branch.network, {**tensors, **change}, "x")
+    del tensors[first]
+    with pytest.raises(ArtefactError, match=first):
+        branches.restore(branch.network, tensors, "x")
+
+
+def test_a_branch_that_answers_otherwise_than_when_it_was_saved_is_refused(tiny_folder, tmp_path, monkeypatch):
+    branch = make(tiny_folder("bert"), "classify", "full", 1)
+    monkeypatch.setattr(Branch, "probe", lambda self: np.zeros((4, 5)))
+    branch.save(tmp_path / "branch")
+    monkeypatch.undo()
+    with pytest.raises(ArtefactError, match="answers differently"):
+        branches.load(tmp_path / "branch")

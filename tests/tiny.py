@@ -1,0 +1,70 @@
+"""Tiny random models, one for each family, saved as folders such as a user would have: config, safetensors, tokenizer."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+TEXTS = [
+    "my card has not arrived yet and i am waiting",
+    "please cancel the order, i changed my mind about it",
+    "refund the money to my account today",
+    "who can help me with the password for my account",
+    "the package was damaged when it arrived",
+    "订单还没有到 请帮我查一下",
+    "我要退款 谢谢",
+]
+_LLAMA = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 4, "intermediate_size": 32}
+_BERT = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 32, "max_position_embeddings": 64}
+SIZES: dict[str, dict] = {
+    "bert": _BERT,
+    "electra": {**_BERT, "embedding_size": 8},
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "camembert": _BERT,
+    "mpnet": _BERT,
+    "distilbert": {"dim": 16, "n_heads": 2, "n_layers": 3, "hidden_dim": 32, "max_position_embeddings": 64},
+    "deberta-v2": {**_BERT, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8, "conv_kernel_size": 3},
+    "modernbert": {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 4, "intermediate_size": 32, "global_attn_every_n_layers": 3,
+                   "local_attention": 4, "max_position_embeddings": 64},
+    "albert": {**_BERT, "embedding_size": 8},
+    "gpt2": {"n_embd": 16, "n_head": 2, "n_layer": 4, "n_positions": 64},
+    "gpt_neox": {**_BERT, "num_hidden_layers": 4},
+    "llama": _LLAMA,
+    "mistral": {**_LLAMA, "sliding_window": 4},
+    "qwen2": _LLAMA,
+    "qwen3": {**_LLAMA, "head_dim": 8},
+    "gemma2": {**_LLAMA, "head_dim": 8, "sliding_window": 4},
+    "gemma3_text": {**_LLAMA, "head_dim": 8, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "smollm3": {**_LLAMA, "no_rope_layers": [1, 0, 1, 0]},
+    "phi3": {**_LLAMA, "num_key_value_heads": 2},
+    "t5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 2, "feed_forward_proj": "gated-gelu"},
+}  # fmt: skip
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A word-piece tokenizer learned from a few sentences."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer()
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False))
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = dict(zip(["pad_token", "unk_token", "cls_token", "sep_token", "mask_token"], special))
+    return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=64, **names)
+
+
+def save(model_type: str, folder: Path) -> Path:
+    """A tiny model with random weights, large enough that every layer changes the states visibly."""
+    words = tokenizer()
+    config = AutoConfig.for_model(model_type, vocab_size=len(words), pad_token_id=0, bos_token_id=2, eos_token_id=3, **SIZES[model_type])
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3) if parameter.dim() > 1 else parameter.data.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
