@@ -74,7 +74,9 @@ def task(request):
 
 
 @pytest.fixture(params=[0, 1, ALL])
-def depth(request):
+def depth(request, family):
+    if request.param != 1 and family != "bert":
+        pytest.skip("every task x method x family at depth 1; the other depths on one family")
     return request.param
 
 
@@ -86,15 +88,22 @@ def test_it_learns_eight_rows_saves_loads_and_leaves_the_trunk_alone(task, metho
     assert source is None or np.allclose(logits(branch, items, source), logits(branch, items, branch.source()), atol=1e-5), "cached = live"
     data = Data(items, items, source, branch.spec, branch.backbone.tokenizer.pad_id)
     watched = "accuracy" if task == "classify" else "mse"
+    few = method in ("probe", "bitfit") or depth == 0
     settings = Settings(
-        epochs=400, batch_size=8, weight_decay=0.0, patience=None, schedule="constant", metric=watched, evaluate_every=100, warmup=0.02
+        epochs=400 if few else 150,
+        batch_size=8,
+        weight_decay=0.0,
+        patience=None,
+        metric=watched,
+        evaluate_every=50,
+        head_learning_rate=0.2 if few else 0.05,
     )
-    fit(branch.network, data, settings, learning_rate=0.02 if method in ("probe", "bitfit") else 0.01, seed=0)
+    fit(branch.network, data, settings, learning_rate=0.03 if method == "bitfit" else 0.01, seed=0)
     truth, scores = truth_and_scores(items, branches.run(branch.network, branch.spec, items, source, branch.backbone.tokenizer.pad_id))
     if task == "classify":
         assert (scores.argmax(1) == truth).all()
     else:
-        assert np.abs(scores - truth).max() < 0.35
+        assert ((scores - truth) ** 2).mean() < 0.1 * truth.var()
     assert bytes_of(branch.backbone) == before
     branch.save(tmp_path / "branch")
     again = branches.load(tmp_path / "branch")
@@ -173,7 +182,7 @@ def test_every_damaged_file_of_a_branch_is_refused(tiny_folder, tmp_path):
             branches.load(tmp_path / "branch")
         path.write_bytes(whole)
     (tmp_path / "branch" / "more.json").write_text("{}")
-    with pytest.raises(ArtefactError, match="more.json"):
+    with pytest.raises(ArtefactError, match=r"more\.json"):
         branches.load(tmp_path / "branch")
 
 

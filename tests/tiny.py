@@ -16,7 +16,7 @@ TEXTS = [
     "我要退款 谢谢",
 ]
 _LLAMA = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 4, "intermediate_size": 32}
-_BERT = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 32, "max_position_embeddings": 64}
+_BERT = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 32, "max_position_embeddings": 64}
 SIZES: dict[str, dict] = {
     "bert": _BERT,
     "electra": {**_BERT, "embedding_size": 8},

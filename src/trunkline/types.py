@@ -116,7 +116,8 @@ class Spec:
         for name in values:
             if name not in known:
                 raise unknown(f"{cls.__name__} field", name, known)
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**given)
 
     def __post_init__(self) -> None:
         if not 4 <= self.max_tokens <= 131072:
@@ -131,16 +132,16 @@ class Batch:
     mask: (S, T) bool, True for a real token
     ids: (S, T) int64 and types: (S, T) int64, only where the whole model runs
     owner: (S,) int64, which item of the batch each sequence belongs to
-    targets: a tensor with first axis B, or None when predicting
+    spec: the TaskSpec of the task at hand; targets: a tensor with first axis B, or None when predicting
     """
 
     hidden: torch.Tensor | None
     mask: torch.Tensor
     owner: torch.Tensor
-    spec: Spec
+    spec: Any
     ids: torch.Tensor | None = None
     types: torch.Tensor | None = None
-    targets: torch.Tensor | None = None
+    targets: Any = None
 
     def to(self, device: torch.device) -> Batch:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -124,6 +124,8 @@ def files():
     yield "no_text.parquet", parquet({"text": ["a", None, ""], "label": ["x", "y", "z"]}), (1, 2)
     yield "numbers.parquet", parquet({"text": [1, 2], "label": ["x", "y"]}), "not a string"
     yield "structs.parquet", parquet({"text": [{"a": 1}], "label": ["x"]}), "no column looks like the text"
+    yield "huge_cell.parquet", parquet({"text": ["a b", "x" * (20 << 20)], "label": ["x", "y"]}), "at most 1,048,576 per cell"
+    yield "large_cell.parquet", parquet({"text": ["a b"] * 8 + ["x" * (2 << 20)], "label": list("xyxyxyxyx")}), (8, 1)
     # gzip
     yield "not_gzip.csv.gz", CSV, "damaged gzip"
     yield "cut.csv.gz", gzip.compress(CSV.encode())[:-12], "damaged gzip"

@@ -1,10 +1,12 @@
 """Every metric against scikit-learn or scipy on random arrays, and the corners where those give NaN."""
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn import config_context
 from sklearn import metrics as oracle
 
 from trunkline.errors import OptionError
@@ -40,7 +42,7 @@ def mean_auc(there, scores):
 
 def plain_ece(confidence, right):
     edges, gap = np.linspace(0, 1, 16), 0.0
-    for low, high in zip(edges[:-1], edges[1:]):
+    for low, high in pairwise(edges):
         inside = (confidence > low) & (confidence <= high) | ((low == 0) & (confidence == 0))
         gap += abs(right[inside].sum() - confidence[inside].sum())
     return gap / len(confidence)
@@ -79,7 +81,7 @@ def test_label_metrics_equal_scikit_learn(make, expect, kind):
     generator, seen = np.random.default_rng(0), set()
     for _ in range(CASES):
         truth, scores = make(generator)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):
             warnings.simplefilter("ignore")  # scikit-learn warns of the corners we define
             expected = expect(truth, scores)
         got = compute(list(expected), truth, scores)
@@ -135,7 +137,11 @@ def test_one_label_only_gives_the_values_that_claim_nothing():
 
 def test_weights_are_the_same_as_repeated_rows():
     generator = np.random.default_rng(3)
-    cases = {"single": single(generator), "multi": multi(generator), "number": (generator.normal(size=40), generator.normal(size=40).round(1))}
+    cases = {
+        "single": single(generator),
+        "multi": multi(generator),
+        "number": (generator.normal(size=40), generator.normal(size=40).round(1)),
+    }
     for metric in METRICS.values():
         for kind in metric.kinds:
             truth, scores = cases[kind]

@@ -2,12 +2,13 @@
 
 import re
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 from importlib.resources import files
 
 import pytest
-from samples import CHINESE_LABELS, MESSAGES, SAMPLES, classified
 
+from tests.evaluate.report_samples import CHINESE_LABELS, MESSAGES, SAMPLES, classified
 from trunkline.errors import OptionError
 from trunkline.evaluate.wording import CHINESE, Words
 
@@ -60,6 +61,11 @@ class Elements(HTMLParser):
         self.texts.append(data)
 
 
+@cache
+def harmless():
+    return classified(["a label that is longer than a cell is wide", "no", "maybe"], MESSAGES, rows=200)
+
+
 def words_of(page):
     return " ".join(" ".join(Elements(page).texts).split())
 
@@ -90,8 +96,8 @@ def test_links_on_the_page_lead_somewhere():
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_a_users_text_is_never_markup(payload):
-    plain = classified(["yes", "no", "maybe"], MESSAGES)
-    report = classified([payload, "no", "maybe"], [payload])
+    plain = Elements(harmless().html("en"))
+    report = classified([payload, "no", "maybe"], [payload], rows=200)
     hostile = replace(
         report,
         command=payload,
@@ -101,7 +107,14 @@ def test_a_users_text_is_never_markup(payload):
         settings={payload: payload},
         versions={payload: payload},
         machine={payload: payload, "device": payload},
-        data={**report.data, "source": payload, "fingerprint": payload, "notes": [payload], "findings": [payload], "rows": {payload: 3, "train": 5}},
+        data={
+            **report.data,
+            "source": payload,
+            "fingerprint": payload,
+            "notes": [payload],
+            "findings": [payload],
+            "rows": {payload: 3, "train": 5},
+        },
         model={**report.model, "name": payload, "id": payload, "method": payload},
         cost={**report.cost, "seconds": {payload: 1.0, "tune": 2.0}},
         results=[*report.results, {**report.results[0], "name": payload}],
@@ -110,12 +123,11 @@ def test_a_users_text_is_never_markup(payload):
     page = hostile.html("en")
     found = Elements(page)
     assert found.open == []
-    assert {tag for tag, _ in found.tags} == {tag for tag, _ in Elements(plain.html("en")).tags}
-    assert {key for _, attributes in found.tags for key in attributes} <= {key for _, a in Elements(plain.html("en")).tags for key in a}
+    assert {tag for tag, _ in found.tags} <= {tag for tag, _ in plain.tags}
+    assert {key for _, attributes in found.tags for key in attributes} <= {key for _, a in plain.tags for key in a}
     shown = payload.replace("\x00", "␀").replace("\x1b", "␛")
     assert shown in "".join(found.texts)
-    assert "49" not in payload  # a template in a text is not run: 7 * 7 must not have become 49
-    assert "{{ 7 * 7 }}" in page if "7 * 7" in payload else True
+    assert found.texts.count(shown) > 5
 
 
 def test_many_labels_have_a_cell_with_a_tooltip_for_every_count_and_a_table_of_pairs():
@@ -138,7 +150,7 @@ def test_over_a_hundred_labels_only_the_most_wrong_are_drawn():
 def test_labels_are_listed_hardest_first():
     report = SAMPLES["chinese"]()
     section = report.html("zh").split('id="labels"')[1].split("</section>")[0]
-    listed = [label for label in re.findall(r'<bdi class="label">([^<]+)</bdi>', section)]
+    listed = re.findall(r'<bdi class="label">([^<]+)</bdi>', section)
     assert listed == [row["label"] for row in sorted(report.per_class, key=lambda row: row["f1"])]
 
 

@@ -6,14 +6,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import SAMPLES
 
+from tests.evaluate.report_samples import SAMPLES
 from trunkline.errors import ArtefactError, OptionError
 from trunkline.evaluate.report import Report, confident_errors
 
 NAMES = sorted(SAMPLES)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.floats().map(np.float64) | st.integers(0, 9).map(np.int64),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters())
+    | st.floats().map(np.float64)
+    | st.integers(0, 9).map(np.int64),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4) | st.tuples(inner, inner),
     max_leaves=12,
 )
@@ -28,8 +34,10 @@ def test_json_gives_back_an_equal_report_and_the_same_bytes(name):
     assert again.html() == report.html()
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.text(), st.dictionaries(st.text(max_size=9), VALUES, max_size=4), st.lists(st.dictionaries(st.text(max_size=9), VALUES), max_size=3))
+@settings(max_examples=60, deadline=None)
+@given(
+    st.text(), st.dictionaries(st.text(max_size=9), VALUES, max_size=4), st.lists(st.dictionaries(st.text(max_size=9), VALUES), max_size=3)
+)
 def test_whatever_is_put_in_comes_back(text, mapping, entries):
     report = Report(text, command=text, settings=mapping, data={"source": text}, errors=entries, history=[entries])
     assert Report.from_json(report.to_json()) == report
@@ -97,7 +105,10 @@ def test_the_most_confident_errors_come_first():
     rows = [{"text": letter} for letter in "abcd"]
     truth, scores = [0, 0, 1, 1], [[0.4, 0.6], [0.05, 0.95], [0.1, 0.9], [0.7, 0.3]]
     found = confident_errors(rows, truth, scores, ["no", "yes"], count=2)
-    assert [(row["text"], row["label"], row["predicted"], row["probability"]) for row in found] == [("b", "no", "yes", 0.95), ("d", "yes", "no", 0.7)]
+    assert [(row["text"], row["label"], row["predicted"], row["probability"]) for row in found] == [
+        ("b", "no", "yes", 0.95),
+        ("d", "yes", "no", 0.7),
+    ]
     several = confident_errors(rows[:2], [[1, 0], [1, 1]], [[0.9, 0.8], [0.9, 0.02]], ["x", "y"])
     assert [(row["label"], row["predicted"], row["probability"]) for row in several] == [("x, y", "x", 0.98), ("x", "x, y", 0.8)]
     numbers = confident_errors(rows[:3], [1.0, 2.0, 3.0], [1.0, 4.0, 2.5])

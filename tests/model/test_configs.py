@@ -21,6 +21,8 @@ POISONED_CONFIGS = [
     {"parts": [{"deep": {"auto_map": "x"}}]},
     {"_attn_implementation_internal": "owner/kernel"},
     {"_attn_implementation": "owner/kernel"},
+    {"_attn_implementation": "flash_attention_2"},
+    {"_experts_implementation": "kernel"},
     {"_attn_implementation": {"text_config": "owner/kernel"}},
     {"attn_implementation": "kernels-community/flash-attn"},
     {"attn_implementation": "flash_attention_2"},

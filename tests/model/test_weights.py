@@ -32,7 +32,7 @@ DAMAGED = {
     "cut in the data": WHOLE[:-1],
     "a byte more": WHOLE + b"\0",
     "header longer than the file": file_of({}, length=1 << 40),
-    "header of 16 MB and one byte": file_of(json.dumps({"a": tensor(0, 1, [1])}).encode().ljust(weights.MAX_HEADER_BYTES + 1), b"x"),
+    "header of 16 MB and one byte": file_of(json.dumps({"a": tensor(0, 1, [1])}).encode().ljust((16 << 20) + 1), b"x"),
     "not JSON": file_of(b"{nope"),
     "not UTF-8": file_of(b'{"\xff": 1}'),
     "a list": file_of([]),

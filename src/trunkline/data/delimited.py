@@ -22,7 +22,8 @@ from trunkline.types import Problem
 
 MAX_CELL = 1 << 20  # characters
 MAX_LINE = 4 << 20
-_SAMPLE = 30
+_SAMPLE = 30  # lines that a separator is guessed by
+_SAMPLE_LINE = 1 << 16  # characters
 _MAX_READ_AGAIN = 32 << 20  # characters given back after broken quotes, over a whole file, and
 _PER_LINE = 16  # so many more for each line, which is what a line costs in time
 _SEPARATORS = {".csv": ",;\t|", ".tsv": "\t,;|", ".txt": "\t,;|@"}
@@ -121,7 +122,7 @@ def _names(cells: list[str]) -> tuple[str, ...]:
 def _sniff(path: Path, encoding: Encoding, candidates: str) -> str:
     """The separator that gives most of the first rows the width of the first one; the usual one on a tie."""
     with open_text(path, encoding) as stream:
-        lines = [line for _, line in zip(range(_SAMPLE), iter(lambda: stream.readline(MAX_LINE), ""))]
+        lines = [line for _, line in zip(range(_SAMPLE), iter(lambda: stream.readline(_SAMPLE_LINE), ""))]
     best, score = None, 0.0
     for separator in candidates:
         widths = [len(cells) for cells in _loose(lines, separator) if cells]

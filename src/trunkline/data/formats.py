@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trunkline.data.decode import Encoding, find_encoding, open_text, read_bytes
-from trunkline.data.delimited import MAX_LINE, read_delimited
+from trunkline.data.delimited import MAX_CELL, MAX_LINE, read_delimited
 from trunkline.data.table import Records, Table, from_dataset, from_objects
 from trunkline.errors import DataError, MissingExtra
 from trunkline.storage import from_json
@@ -29,7 +29,6 @@ _MAX_JSON = 64 << 20
 _MAX_PARQUET = 1 << 30
 _MAX_ROWS = 20_000_000
 _ROWS_AT_ONCE = 256  # of Parquet, so that a page of long texts stays small in memory
-_SAMPLE = 1000
 
 
 @dataclass(frozen=True)
@@ -182,17 +181,32 @@ def _parquet(path: Path) -> Table:
         file = pq.ParquetFile(io.BytesIO(read_bytes(path, _MAX_PARQUET)) if packed else path)
         schema, rows = file.schema_arrow, file.metadata.num_rows
         classes = _classes(schema.metadata or {})
+        nested = (pa.types.is_struct, pa.types.is_map, pa.types.is_binary, pa.types.is_large_binary)
+        columns = tuple(field.name for field in schema if not any(is_so(field.type) for is_so in nested))
+        _refuse_huge_cells(path, file.metadata)
     except DataError:
         raise
     except Exception as error:  # whatever a damaged file makes the library raise
         raise DataError(f"{path}: cannot be read as Parquet ({_short(error)}). Copy the file again.") from error
     if rows > _MAX_ROWS:
         raise DataError(f"{path}: {rows:,} rows; at most {_MAX_ROWS:,} are read. Give a part of them.")
-    nested = (pa.types.is_struct, pa.types.is_map, pa.types.is_binary, pa.types.is_large_binary)
-    columns = tuple(field.name for field in schema if not any(is_so(field.type) for is_so in nested))
     if len(set(columns)) < len(columns):
         raise DataError(f"{path}: a column name stands there twice ({', '.join(columns)[:200]}). Rename one.")
     return Table(str(path), columns, _parquet_rows(path, file, columns), classes=classes)
+
+
+def _refuse_huge_cells(path: Path, metadata: Any) -> None:
+    """Raises: DataError where the sizes that the file itself gives are past the limits, before anything is decompressed.
+
+    Looks at row groups only: for a damaged file, pyarrow's view of a single column can end the whole process (seen in 26.0).
+    """
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        size, cells = group.total_byte_size, max(1, group.num_rows) * group.num_columns
+        if size > MAX_CELL * cells:
+            raise DataError(
+                f"{path}: {size:,} bytes in {cells:,} cells; at most {MAX_CELL:,} per cell are read. "
+                "Take columns of pictures or other data out, and cut long texts."
+            )
 
 
 def _parquet_rows(path: Path, file: Any, columns: tuple[str, ...]) -> Records:

@@ -19,7 +19,7 @@ from trunkline.types import Row, Rows
 IMBALANCE = 20  # largest class : smallest class
 LONG_TEXT = 10_000  # characters
 _SHOWN = 10
-_GIVE_AWAY_ROWS = 20_000  # looked at for words that give a label away
+_GIVE_AWAY_ROWS = 5_000  # looked at for words that give a label away
 _WORD = re.compile(r"[a-z0-9_]{2,}|[\u3400-\u9fff]{2}", re.ASCII)
 
 
@@ -117,7 +117,7 @@ def _conflicts(rows: list[Row]) -> Iterator[Finding]:
         labels[text_key(row)][repr(row.get("label"))] = None
     bad = [(key, found) for key, found in labels.items() if len(found) > 1]
     if bad:
-        shown = tuple(f"{key[:80]!r}: {', '.join(found)}"[:200] for key, found in bad[:_SHOWN])
+        shown = tuple(f"{_readable(key)}: {', '.join(found)}"[:200] for key, found in bad[:_SHOWN])
         do = "decide which label is right, or take these rows out: no model can get all of them right"
         yield Finding("warning", f"texts that stand there with different labels: {len(bad):,}", shown, do)
 
@@ -135,7 +135,7 @@ def _leaks(data: Split) -> Iterator[Finding]:
     for early, late in _pairs():
         shared = keys[early] & keys[late]
         if shared:
-            shown = tuple(repr(key[:80]) for key in sorted(shared)[:_SHOWN])
+            shown = tuple(_readable(key) for key in sorted(shared)[:_SHOWN])
             do = f"let the repeated rows be taken out of {early} (drop_leaks), or correct the files: what was learned by heart is no test"
             yield Finding("error", f"texts that stand in {early} and in {late}: {len(shared):,}", shown, do)
 
@@ -179,7 +179,7 @@ def _spellings(rows: list[Row]) -> Iterator[Finding]:
 
 def _give_aways(rows: list[Row]) -> Iterator[Finding]:
     """Words that stand in 95% of a label's rows and in next to no others: a trace of how the data was made, more often than not."""
-    single = [row for row in rows[:: max(1, len(rows) // _GIVE_AWAY_ROWS)] if isinstance(row.get("label"), str)]
+    single = [row for row in rows[:: -(-len(rows) // _GIVE_AWAY_ROWS)] if isinstance(row.get("label"), str)]
     sizes = Counter(row["label"] for row in single)
     total: Counter[str] = Counter()
     within: dict[str, Counter[str]] = defaultdict(Counter)
@@ -196,6 +196,10 @@ def _give_aways(rows: list[Row]) -> Iterator[Finding]:
     if shown and len(sizes) > 1:
         do = "see whether this word will be there in real use; if it comes from how the data was made, take it out of the texts"
         yield Finding("warning", f"words that alone give a label away: {len(shown):,}", tuple(shown[:_SHOWN]), do)
+
+
+def _readable(key: str) -> str:
+    return repr(key.replace("\x1f", " | ")[:80])
 
 
 def _words(text: str) -> set[str]:

@@ -53,7 +53,7 @@ def baselines(
     features: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
 ) -> list[Result]:
-    """"majority" (or "mean"), "tfidf", and "untuned" where `features` are given: "train", "validation", "test", each (N, D).
+    """ "majority" (or "mean"), "tfidf", and "untuned" where `features` are given: "train", "validation", "test", each (N, D).
 
     spec: a task's spec (task, labels, multi_label). Without validation rows the middle option of each list is taken.
     Above 50,000 training rows a sample of 50,000 (by `seed`) is learned from, and `options` says so.

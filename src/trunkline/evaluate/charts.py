@@ -56,7 +56,9 @@ def intervals(dots: Sequence[Dot], shown: Callable[[float], str], alt: str) -> M
         parts.append(_text(width, y + 5, dot.shown, "lab end strong" if dot.strong else "lab end"))
         if low <= dot.value <= high:
             ends = x(max(low, dot.low)), x(min(high, dot.high))
-            parts.append(f'<line class="s{css}" x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{y}" y2="{y}" stroke-width="5" stroke-linecap="round"/>')
+            parts.append(
+                f'<line class="s{css}" x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{y}" y2="{y}" stroke-width="5" stroke-linecap="round"/>'
+            )
             parts.append(f'<circle class="f{css} ring" cx="{x(dot.value):.1f}" cy="{y}" r="8"/>')
         else:
             parts.append(_arrow(left - 2 if dot.value < low else width - right + 2, y, dot.value < low))
@@ -130,7 +132,9 @@ def heat_map(labels: Sequence[str], matrix: Sequence[Sequence[int]], names: tupl
     for at, label in enumerate(labels):
         middle = (at + 0.5) * cell
         name = f'<text class="lab" style="font-size:{font:.1f}px"'
-        parts.append(f'{name} text-anchor="end" x="{gutter - 7:.1f}" y="{top + middle + font * 0.35:.1f}">{escape(_cut(label))}{_title(label)}</text>')
+        parts.append(
+            f'{name} text-anchor="end" x="{gutter - 7:.1f}" y="{top + middle + font * 0.35:.1f}">{escape(_cut(label))}{_title(label)}</text>'
+        )
         turn = "" if flat else ' transform="rotate(-90)" text-anchor="start" dy=".35em"'
         anchor = f' text-anchor="middle" x="0" y="{-font * 0.2:.1f}"' if flat else ""
         parts.append(
@@ -139,7 +143,9 @@ def heat_map(labels: Sequence[str], matrix: Sequence[Sequence[int]], names: tupl
     for i, row in enumerate(matrix):
         total = sum(row)
         parts += [_cell((i, j), n, total, labels, (gutter, top, cell)) for j, n in enumerate(row) if n]
-    parts.append(f'<g transform="translate(9 {top + side / 2:.0f}) rotate(-90)">{_text(0, 0, names[0], "dim mid")}</g>' if gutter > 90 else "")
+    parts.append(
+        f'<g transform="translate(9 {top + side / 2:.0f}) rotate(-90)">{_text(0, 0, names[0], "dim mid")}</g>' if gutter > 90 else ""
+    )
     parts.append(_text(gutter + side / 2, 11, names[1], "dim mid"))
     return _svg(gutter + side + 4, top + side + 4, parts, alt, natural=count < 12)
 

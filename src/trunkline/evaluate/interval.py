@@ -90,9 +90,7 @@ def bootstrap(
     return found
 
 
-def paired(
-    metric: str, truth: Any, scores_before: Any, scores_after: Any, *, resamples: int = 1000, seed: int = 0
-) -> Comparison:
+def paired(metric: str, truth: Any, scores_before: Any, scores_after: Any, *, resamples: int = 1000, seed: int = 0) -> Comparison:
     """Is `scores_after` better than `scores_before` on these very rows? The 95% interval of the difference decides.
 
     Both are measured on the same resamples (Source: Efron and Tibshirani 1993, chapter 16; Dror et al. 2018, section 3.2); the p value is the

@@ -7,11 +7,12 @@ scripts and connections by its own Content-Security-Policy.
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment
+from jinja2 import Environment, Template
 from markupsafe import Markup
 
 from trunkline.evaluate import charts
@@ -30,10 +31,7 @@ _STAGES = ("read", "split", "encode", "tune", "evaluate", "baselines")
 
 def render(report: Report, words: Words) -> str:
     """The whole page."""
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(duration=duration, size=size, count=_count, clean=_clean)
-    source = importlib.resources.files(__package__).joinpath("report.html.j2").read_text("utf-8")
-    return environment.from_string(source).render(
+    return _template().render(
         report=report,
         t=words,
         language={"zh": "zh-CN"}.get(words.language, words.language),
@@ -56,6 +54,13 @@ def render(report: Report, words: Words) -> str:
     )
 
 
+@functools.cache
+def _template() -> Template:
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(duration=duration, size=size, count=_count, clean=_clean)
+    return environment.from_string(importlib.resources.files(__package__).joinpath("report.html.j2").read_text("utf-8"))
+
+
 def _headline(report: Report, words: Words) -> dict[str, str]:
     """The sentence, and the verdict that colours it."""
     first = report.comparisons[0] if report.comparisons else None
@@ -69,16 +74,15 @@ def _facts(report: Report, words: Words) -> list[tuple[str, str, str]]:
     """The tiles at the top: value, what it is, a line below."""
     facts = []
     first = report.comparisons[0] if report.comparisons else None
-    main = next((r for r in report.results if r["name"] == (first["after"] if first else "tuned")), None)
-    metric = first["metric"] if first else next(iter(in_order(main["metrics"])), None) if main else None
-    if main and metric in main["metrics"]:
-        found = main["metrics"][metric]
+    name, metric = report.main
+    found = next((r["metrics"][metric] for r in report.results if r["name"] == name and metric in r["metrics"]), None)
+    if found:
         facts.append((number(metric, found["value"]), words.metric(metric), span(metric, found.get("low"), found.get("high"))))
     if first:
         sign = "+" if first["difference"] > 0 else ""
         unit = (" 个百分点" if words.language == "zh" else " points") if metric in METRICS and METRICS[metric].percent else ""
-        name = f"{words('against')} {words.short(first['before'])}"
-        facts.append((f"{sign}{number(metric, first['difference'], unit=False)}{unit}", name, proof(first, words)))
+        against = f"{words('against')} {words.short(first['before'])}"
+        facts.append((f"{sign}{number(metric, first['difference'], unit=False)}{unit}", against, proof(first, words)))
     rows = report.data.get("rows") or {}
     if rows:
         facts.append((_count(rows.get("train", 0)), words("training rows"), f"{_count(rows.get('test', 0))} {words('test rows')}"))
@@ -96,8 +100,7 @@ def _facts(report: Report, words: Words) -> list[tuple[str, str, str]]:
 def _results(report: Report, words: Words) -> dict[str, Any]:
     """The table: one line a metric, one column a result, and their seconds below."""
     measured = in_order(name for result in report.results for name in result["metrics"])
-    main = report.comparisons[0]["after"] if report.comparisons else "tuned"
-    lines = []
+    main, lines = report.main[0], []
     for name in measured:
         cells = [(result["metrics"].get(name) or {"value": None}) for result in report.results]
         shown = [(number(name, c["value"]), span(name, c.get("low"), c.get("high"))) for c in cells]
@@ -121,19 +124,16 @@ def _seeds(result: Mapping[str, Any], measured: Sequence[str], words: Words) -> 
 
 
 def _interval_chart(report: Report, words: Words) -> Markup:
-    first = report.comparisons[0] if report.comparisons else None
-    main = first["after"] if first else "tuned"
-    metric = first["metric"] if first else next(iter(in_order(name for result in report.results for name in result["metrics"])), None)
-    dots = []
+    (main, metric), dots = report.main, []
     for result in report.results:
         found = result["metrics"].get(metric)
         if found and found["value"] is not None:
             low, high = (found["value"] if found.get(end) is None else found[end] for end in ("low", "high"))
-            shown = with_interval(str(metric), found)
+            shown = with_interval(metric, found)
             dots.append(charts.Dot(words.result(result["name"]), found["value"], low, high, shown, result["name"] == main))
     if not dots:
         return Markup("")
-    return charts.intervals(dots, _axis(str(metric)), f"{words('Before and after')}: {words.metric(str(metric))}")
+    return charts.intervals(dots, _axis(metric), f"{words('Before and after')}: {words.metric(metric)}")
 
 
 def _comparison(comparison: Mapping[str, Any], words: Words) -> dict[str, str]:
@@ -149,8 +149,7 @@ def _comparison(comparison: Mapping[str, Any], words: Words) -> dict[str, str]:
 def _curves(report: Report, words: Words) -> list[tuple[str, Markup]]:
     """Training loss, and the watched metric on validation: a chart each, a line a seed."""
     metrics = in_order(name for run in report.history for entry in run for name in entry.get("metrics") or ())
-    wanted = report.comparisons[0]["metric"] if report.comparisons else None
-    watched = wanted if wanted in metrics else next(iter(metrics), None)
+    watched = report.main[1] if report.main[1] in metrics else next(iter(metrics), None)
     charted = [(words("Training loss"), lambda entry: entry.get("train_loss"), lambda value: f"{value:.3g}")]
     if watched:
         title = f"{words.metric(watched)} ({words('validation')})"

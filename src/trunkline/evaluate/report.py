@@ -78,18 +78,20 @@ class Report:
         """The report that `to_json` wrote. Raises: ArtefactError for damaged bytes, an unknown field or a newer format."""
         try:
             values = storage.from_json(data, where)
-            form, task = values.pop("format"), values["task"]
+            form, _ = values.pop("format"), values["task"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtefactError(f"{where}: damaged or not a report ({error}). Run `trunkline evaluate` again.") from error
         if not isinstance(form, int) or form > FORMAT:
-            raise ArtefactError(f"{where}: written in format {form}; this Trunkline reads up to {FORMAT}. Upgrade: pip install -U trunkline")
-        known = {each.name: each.default_factory for each in fields(cls)}
+            raise ArtefactError(
+                f"{where}: written in format {form}; this Trunkline reads up to {FORMAT}. Upgrade: pip install -U trunkline"
+            )
+        plain = cls("")  # its empty values say what kind each field has
         for name, value in values.items():
-            if name not in known:
-                raise unknown(f"{where}: field", name, known, ArtefactError)
-            made = known[name]() if callable(known[name]) else task if name == "task" else value
-            if type(made) is not type(value):
-                raise ArtefactError(f"{where}: {name} is a {type(value).__name__}, and a {type(made).__name__} is needed.")
+            if name not in {each.name for each in fields(cls)}:
+                raise unknown(f"{where}: field", name, [each.name for each in fields(cls)], ArtefactError)
+            wanted = dict if name in ("confusion", "scatter", "calibration") and value is not None else type(getattr(plain, name))
+            if not isinstance(value, wanted):
+                raise ArtefactError(f"{where}: {name} is a {type(value).__name__}, and a {wanted.__name__} is needed.")
         return cls(**values)
 
     def html(self, language: str | None = None) -> str:
@@ -102,6 +104,16 @@ class Report:
         shown = [str(label) for label in self.data.get("labels") or ()] + [str(row.get("text", "")) for row in self.errors]
         return language_of(" ".join(shown))
 
+    @property
+    def main(self) -> tuple[str, str]:
+        """The result that the report is about and its metric: those of the first comparison, else "tuned" (else the last result)
+        and the first metric that was measured. Empty names where there is none."""
+        if self.comparisons:
+            return self.comparisons[0]["after"], self.comparisons[0]["metric"]
+        named = {result["name"]: result for result in self.results}
+        result = named.get("tuned") or (self.results[-1] if self.results else {"name": "", "metrics": {}})
+        return result["name"], next(iter(in_order(result["metrics"])), "")
+
     def headline(self, language: str = "en") -> str:
         """What came out, in one sentence: the tuned branch, what it is compared with, and whether the difference is shown.
 
@@ -109,9 +121,9 @@ class Report:
         >>> Report("classify", results=found).headline()
         'The tuned branch gets 93.1% right (92.2–94.0).'
         """
-        words = Words(language)
-        main, metric = main_result(self)
-        if main is None or metric is None:
+        words, (name, metric) = Words(language), self.main
+        main = next((result for result in self.results if result["name"] == name and metric in result["metrics"]), None)
+        if main is None:
             return "尚无结果。" if language == "zh" else "No result yet."
         sentence = _achieved(words, main, metric)
         comparison = next((c for c in self.comparisons if c["metric"] == metric and c["after"] == main["name"]), None)
@@ -144,22 +156,10 @@ class Report:
         return "\n".join(lines)
 
 
-def main_result(report: Report) -> tuple[dict[str, Any] | None, str | None]:
-    """The result the headline speaks of (what the first comparison calls after, else "tuned", else the last) and its metric."""
-    if not report.results:
-        return None, None
-    named = {result["name"]: result for result in report.results}
-    after = report.comparisons[0]["after"] if report.comparisons else "tuned"
-    main = named.get(after) or report.results[-1]
-    metric = report.comparisons[0]["metric"] if report.comparisons else next(iter(table_metrics(report)), None)
-    return main, metric if metric in main["metrics"] else None
-
-
 def table_metrics(report: Report, most: int = 3) -> list[str]:
-    """The metrics of a narrow table: that of the first comparison, then the usual ones that were measured."""
+    """The metrics of a narrow table: the main one, then the usual ones that were measured."""
     measured = in_order(name for result in report.results for name in result["metrics"])
-    first = [report.comparisons[0]["metric"]] if report.comparisons else []
-    wanted = [*first, *(name for name in _TABLE if name in measured), *measured]
+    wanted = [report.main[1], *(name for name in _TABLE if name in measured), *measured]
     return [name for name in dict.fromkeys(wanted) if name in measured][:most]
 
 
@@ -193,7 +193,7 @@ def confident_errors(rows: Sequence[Row], truth: Any, scores: Any, labels: Seque
         badness, wrong = scores.max(axis=1), said != truth
     else:  # of a row's labels, the one that was decided wrongly with the most confidence
         badness, wrong = (np.maximum(scores, 1 - scores) * (said != truth)).max(axis=1), (said != truth).any(axis=1)
-    worst = sorted(np.flatnonzero(wrong), key=lambda at: (-badness[at], at))[:count]
+    worst = sorted(map(int, np.flatnonzero(wrong)), key=lambda at: (-badness[at], at))[:count]
     amount = "error" if kind == "number" else "probability"
     return [
         {"text": rows[at]["text"], **({"text_b": rows[at]["text_b"]} if rows[at].get("text_b") else {})}

@@ -21,7 +21,7 @@ class Config:
 
 def graft(network: Network, config: Config) -> None:
     """Give the network its own copy of every bias above the cut, trainable. Raises: OptionError where there is none."""
-    if not own(network.upper, lambda name: name.rsplit(".", 1)[-1] == "bias") and network.depth != 0:
+    if not own(network, lambda name: name.rsplit(".", 1)[-1] == "bias") and network.depth != 0:
         raise OptionError("method='bitfit': this model's layers have no biases (Llama-like models have none). Use 'lora' or 'full'.")
 
 

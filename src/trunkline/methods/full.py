@@ -20,7 +20,7 @@ class Config:
 
 def graft(network: Network, config: Config) -> None:
     """Give the network its own copy of every weight above the cut, trainable."""
-    own(network.upper, lambda name: True)
+    own(network, lambda name: True)
 
 
 def merge(network: Network) -> Network:

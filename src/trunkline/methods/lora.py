@@ -62,7 +62,7 @@ def merge(network: Network) -> Network:
     """A network of plain layers, each update added into its weight: the same answers, nothing beside the layers."""
     merged = copy.deepcopy(network)
     for name, module in [(n, m) for n, m in merged.upper.named_modules() if isinstance(m, LoraLayer)]:
-        module.merge(safe_merge=True)  # type: ignore[operator]
+        module.merge(safe_merge=True)
         parent, _, last = name.rpartition(".")
         setattr(merged.upper.get_submodule(parent), last, module.get_base_layer())
     return merged.requires_grad_(False)

@@ -35,13 +35,13 @@ class Backbone:
     max_tokens: the longest text it reads.
     """
 
-    def __init__(self, name: str, folder: Path, model: nn.Module, identity: str) -> None:
+    def __init__(self, name: str, folder: Path, model: Any, identity: str) -> None:
         self.name, self.folder, self.id = name, folder, identity
         self.config: Any = model.config
         self.family: Family = family(self.config.model_type)
-        self.model = model.eval().requires_grad_(False)
-        self.stack = _at(model, self.family.stack)
-        self.layers = self.config.num_hidden_layers if self.family.whole_only else len(_at(self.stack, self.family.layers))
+        self.model: nn.Module = model.eval().requires_grad_(False)
+        self.stack: nn.Module = _at(model, self.family.stack)
+        self.layers: int = self.config.num_hidden_layers if self.family.whole_only else len(_at(self.stack, self.family.layers))
         self.width: int = self.config.hidden_size
         limit = getattr(self.config, "max_position_embeddings", None) or 1 << 17
         self.max_tokens: int = limit - self.family.reserved

@@ -7,6 +7,7 @@ To add a family: an entry here, and a tiny configuration in tests/model/test_fam
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ class Family:
     quirk: called with (all layers, the branch's stack, cut) for what no path can say
     segments: whether segment ids are read; whole_only: layers share their weights, so only depth 0 and "all" exist
     reserved: positions that the position table keeps for itself
+    borrowed: name parts of tensors that every layer reads, those of the trunk too: a branch never trains them
     """
 
     kind: str
@@ -42,19 +44,21 @@ class Family:
     segments: bool = False
     whole_only: bool = False
     reserved: int = 0
+    borrowed: tuple[str, ...] = ()
 
 
 def _carry_position_bias(layers: nn.ModuleList, stack: nn.Module, cut: int) -> None:
     """T5 computes its relative position bias in the first block and hands it upward: the new first block gets the table too."""
     source, target = layers[0].layer[0].SelfAttention, stack.block[0].layer[0].SelfAttention  # type: ignore[union-attr,index]
-    target.relative_attention_bias = source.relative_attention_bias
+    table = source.relative_attention_bias
+    target.relative_attention_bias = copy.deepcopy(table, {id(table.weight): table.weight})  # a module of its own: methods change modules
     target.has_relative_attention_bias = True
 
 
 def _drop_convolution(layers: nn.ModuleList, stack: nn.Module, cut: int) -> None:
     """DeBERTa-v2 may add a convolution behind its first layer; above the cut there is none."""
     if cut > 0:
-        stack.encoder.conv = None  # type: ignore[union-attr,assignment]
+        stack.encoder.conv = None  # type: ignore[union-attr]
 
 
 _BERT = Family("encoder", "encoder.layer", passed=("embeddings",), segments=True)
@@ -66,9 +70,16 @@ FAMILIES: dict[str, Family] = {
     "roberta": Family("encoder", "encoder.layer", passed=("embeddings",), reserved=2),
     "xlm-roberta": Family("encoder", "encoder.layer", passed=("embeddings",), reserved=2),
     "camembert": Family("encoder", "encoder.layer", passed=("embeddings",), reserved=2),
-    "mpnet": Family("encoder", "encoder.layer", passed=("embeddings",), reserved=2),
+    "mpnet": Family("encoder", "encoder.layer", passed=("embeddings",), reserved=2, borrowed=("relative_attention_bias",)),
     "distilbert": Family("encoder", "transformer.layer", passed=("embeddings",)),
-    "deberta-v2": Family("encoder", "encoder.layer", passed=("embeddings",), quirk=_drop_convolution, segments=True),
+    "deberta-v2": Family(
+        "encoder",
+        "encoder.layer",
+        passed=("embeddings",),
+        quirk=_drop_convolution,
+        segments=True,
+        borrowed=("rel_embeddings", "encoder.LayerNorm"),
+    ),
     "modernbert": Family("encoder", "layers", norm="final_norm", passed=("embeddings",)),
     "albert": Family("encoder", "encoder.albert_layer_groups", segments=True, whole_only=True),
     "gpt2": Family("decoder", "h", norm="ln_f", passed=("wte",), zeroed=("wpe",), skipped=("drop",)),
@@ -81,7 +92,15 @@ FAMILIES: dict[str, Family] = {
     "gemma3_text": _LLAMA,
     "smollm3": _LLAMA,
     "phi3": _LLAMA,
-    "t5": Family("encoder-decoder", "block", "final_layer_norm", stack="encoder", passed=("embed_tokens",), quirk=_carry_position_bias),
+    "t5": Family(
+        "encoder-decoder",
+        "block",
+        "final_layer_norm",
+        stack="encoder",
+        passed=("embed_tokens",),
+        quirk=_carry_position_bias,
+        borrowed=("relative_attention_bias",),
+    ),  # fmt: skip
 }
 
 

@@ -24,6 +24,7 @@ class Network(nn.Module):
         self.upper = backbone.upper(depth)
         self.head = head
         self._norm = backbone.family.norm
+        self._borrowed = () if depth == ALL else backbone.family.borrowed
         head.requires_grad_(True)
 
     def forward(self, batch: Batch) -> Output:
@@ -49,12 +50,13 @@ class Network(nn.Module):
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
 
-def own(module: nn.Module, wanted: Callable[[str], bool]) -> int:
-    """Replace the shared parameters whose name is `wanted` by trainable copies; says how many. Tied ones stay tied."""
+def own(network: Network, wanted: Callable[[str], bool]) -> int:
+    """Replace the shared parameters above the cut whose name is `wanted` by trainable copies; says how many. Tied ones stay tied."""
     copies: dict[int, nn.Parameter] = {}
-    for part_name, part in module.named_modules():
+    for part_name, part in network.upper.named_modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
-            if wanted(f"{part_name}.{name}"):
+            full_name = f"{part_name}.{name}"
+            if wanted(full_name) and not any(b in full_name for b in network._borrowed):
                 fresh = copies.setdefault(id(parameter), nn.Parameter(parameter.detach().clone()))
                 setattr(part, name, fresh)
     return len(copies)

@@ -257,7 +257,7 @@ def _optimizer(learned: dict[str, torch.nn.Parameter], settings: Settings, rate:
         made = torch.optim.RMSprop(given)
     else:
         made = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.optimizer](given, fused=True)
-    return made, [group["lr"] for group in given]
+    return made, [float(group["lr"]) for group in made.param_groups]
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer, learned: dict[str, torch.nn.Parameter]) -> Tensors:

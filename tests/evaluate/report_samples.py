@@ -1,6 +1,7 @@
 """Reports made from random scores, for the tests of the report and its page: every shape a user can have."""
 
 from dataclasses import asdict
+from functools import cache
 
 import numpy as np
 
@@ -9,7 +10,10 @@ from trunkline.evaluate.interval import bootstrap, paired
 from trunkline.evaluate.metrics import METRICS, check, compute, confusion, per_class
 from trunkline.evaluate.report import Report, confident_errors
 
-TOPICS = ["card_arrival", "card_lost", "pin_blocked", "refund_missing", "transfer_pending", "top_up_failed", "exchange_rate", "atm_support", "verify_identity", "lost_phone", "direct_debit", "cash_withdrawal", "extra_charge", "age_limit", "change_pin", "country_support"]
+TOPICS = (
+    *("card_arrival", "card_lost", "pin_blocked", "refund_missing", "transfer_pending", "top_up_failed", "exchange_rate", "atm_support"),
+    *("verify_identity", "lost_phone", "direct_debit", "cash_withdrawal", "extra_charge", "age_limit", "change_pin", "country_support"),
+)
 MESSAGES = (
     "Where is my card? It has been two weeks and nothing came",
     "I was charged twice for the same coffee, please give one back",
@@ -27,7 +31,10 @@ def classified(labels, messages, *, rows=600, sure=2.6, multi=False, seed=0):
     hidden = (generator.random((rows, count)) < 0.2).astype(int) if multi else np.eye(count)[generator.integers(0, count, rows)]
     truth = hidden if multi else hidden.argmax(axis=1)
     near = np.roll(np.eye(count), 1, axis=1) * 1.6 + np.eye(count) * sure
-    logits = {name: 2.0 * (hidden @ near * strength + generator.normal(0, 0.72, (rows, count))) - 2.2 * multi for name, strength in STRENGTHS.items()}
+    logits = {
+        name: 2.0 * (hidden @ near * strength + generator.normal(0, 0.72, (rows, count))) - 2.2 * multi
+        for name, strength in STRENGTHS.items()
+    }
     temperature = fit_temperature(logits["tuned"], truth)
     scores = {name: probabilities(each, temperature=temperature, multi=multi) for name, each in logits.items()}
     scores["majority"] = np.repeat(hidden.mean(axis=0, keepdims=True), rows, axis=0)
@@ -94,8 +101,25 @@ def about(command):
     return {
         "created": "2026-11-22 14:30",
         "command": command,
-        "model": {"name": "minilm", "id": "3f" * 32, "layers": 6, "depth": 2, "method": "lora", "trained": 184_909, "total": 22_713_216, "dtype": "float16"},
-        "settings": {"learning_rate": 0.0005, "epochs": 12, "batch_size": 32, "warmup": 0.1, "schedule": "linear", "patience": 3, "seed": 0},
+        "model": {
+            "name": "minilm",
+            "id": "3f" * 32,
+            "layers": 6,
+            "depth": 2,
+            "method": "lora",
+            "trained": 184_909,
+            "total": 22_713_216,
+            "dtype": "float16",
+        },
+        "settings": {
+            "learning_rate": 0.0005,
+            "epochs": 12,
+            "batch_size": 32,
+            "warmup": 0.1,
+            "schedule": "linear",
+            "patience": 3,
+            "seed": 0,
+        },
         "cost": {
             "seconds": {"read": 0.4, "encode": 38.2, "tune": 64.2, "evaluate": 3.1, "baselines": 9.5},
             "tokens_per_second": 8123.4,
@@ -105,7 +129,10 @@ def about(command):
         "versions": {"trunkline": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "python": "3.11.2"},
         "machine": {"device": "CPU, 2 cores", "system": "Linux"},
         "seeds": [0, 1, 2],
-        "next": ['trunkline predict runs/messages "It stopped working after two days"', "trunkline evaluate runs/messages held_out.csv --json"],
+        "next": [
+            'trunkline predict runs/messages "It stopped working after two days"',
+            "trunkline evaluate runs/messages held_out.csv --json",
+        ],
     }
 
 
@@ -132,10 +159,10 @@ def runs(generator, metric):
 
 
 SAMPLES = {
-    "two": lambda: classified(["complaint", "praise"], MESSAGES, sure=2.1),
-    "many": lambda: classified([f"{topic}_{n}" for n in range(5) for topic in TOPICS][:77], MESSAGES, rows=3080, sure=3.4),
-    "multi": lambda: classified(TOPICS[:8], MESSAGES, multi=True),
-    "regress": regressed,
-    "chinese": lambda: classified(CHINESE_LABELS, CHINESE_MESSAGES),
-    "bare": lambda: Report("classify"),
+    "two": cache(lambda: classified(["complaint", "praise"], MESSAGES, sure=2.1)),
+    "many": cache(lambda: classified([f"{topic}_{n}" for n in range(5) for topic in TOPICS][:77], MESSAGES, rows=3080, sure=3.4)),
+    "multi": cache(lambda: classified(TOPICS[:8], MESSAGES, multi=True)),
+    "regress": cache(regressed),
+    "chinese": cache(lambda: classified(CHINESE_LABELS, CHINESE_MESSAGES)),
+    "bare": cache(lambda: Report("classify")),
 }
