@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "read": "trunkline.data.read",
+    "embedded": "trunkline.data.embedded",
     "split": "trunkline.data.split",
     "check": "trunkline.data.quality",
     "tune": "trunkline.train.tune",

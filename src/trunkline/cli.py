@@ -43,7 +43,7 @@ def main() -> NoReturn:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     signal.signal(signal.SIGTERM, _stop)
     try:
-        commands(standalone_mode=False)
+        commands(prog_name="trunkline", standalone_mode=False)
         sys.exit(0)
     except TrunklineError as error:
         click.echo(f"trunkline: {error}", err=True)
@@ -114,19 +114,23 @@ def _converter(name: str, hint: Any) -> Callable[[click.Context, click.Parameter
     return convert
 
 
-def _chosen(told: dict[str, Any], config: str | None, task_options: str) -> tuple[Settings, dict[str, Any]]:
-    """The settings from an option file and from flags (flags win), and what else the file says (model, method, depth, ...)."""
+def _chosen(told: dict[str, Any], config: str | None) -> tuple[dict[str, Any], Settings]:
+    """What is no setting (task, model, depth, how to read, ...), and the settings: from the option file, and from flags, which win."""
     from_file = import_module("trunkline.data.options").read_options(config) if config else {}
     known = {f.name for f in fields(Settings)}
-    others = {"task", "model", "method", "depth", "out", *_READING}
     for key in from_file:
-        if key not in known | others:
-            raise unknown(f"{config}: key", key, known | others)
-    values = {k: v for k, v in from_file.items() if k in known}
-    values |= {k: v[0] for k, v in told.items() if isinstance(v, tuple)} | {k: True for k, v in told.items() if v is True}
-    if task_options:
-        values["task_options"] = task_options
-    return choices.build(Settings, values, "setting"), {k: v for k, v in from_file.items() if k in others}
+        if key not in known | told.keys():
+            raise unknown(f"{config}: key", key, known | told.keys())
+    given = {**from_file, **{k: v[0] if isinstance(v, tuple) else v for k, v in told.items() if v is not None and v is not False}}
+    others = {k: choices.convert(given.get(k), _hint(k, told), f"{config}: {k}") for k in told.keys() - known}
+    others["task"], _, options = (others["task"] or "classify").partition(":")
+    values = {k: v for k, v in given.items() if k in known} | ({"task_options": options} if options else {})
+    return others, choices.build(Settings, values, "setting")
+
+
+def _hint(key: str, told: dict[str, Any]) -> Any:
+    """The type of an option that is no setting: a switch has False where it was not given."""
+    return bool | None if isinstance(told[key], bool) else int | str | None if key == "depth" else str | None
 
 
 def _read(path: str, task: str, told: dict[str, Any], *, labelled: bool = True) -> Any:
@@ -153,28 +157,18 @@ def _read(path: str, task: str, told: dict[str, Any], *, labelled: bool = True) 
 @_settings
 def tune(file: str, config: str | None, as_json: bool, **told: Any) -> None:
     """Tune a branch on FILE (CSV, TSV, JSON, JSON Lines, Parquet): split, check, encode, train, measure, report."""
-    name, options = _task(told["task"])
-    settings, from_file = _chosen(told, config, options)
-    told = {**told, **{k: v for k, v in from_file.items() if told.get(k) in (None, False)}}
-    if from_file.get("task") and not told["task"]:
-        told["task"] = from_file["task"]
-    name, options = _task(told["task"])
-    data = _parts(file, name, told, settings)
-    asked = {k: told[k] for k in ("model", "method", "out") if told.get(k)}
-    if told.get("depth") is not None:
-        asked["depth"] = _depth(told["depth"])
+    told, settings = _chosen(told, config)
+    data = _parts(file, told["task"], told, settings)
+    asked = {k: told[k] for k in ("model", "method", "out") if told[k]} | (
+        {} if told["depth"] is None else {"depth": _depth(told["depth"])}
+    )
     branch = import_module("trunkline.train.tune").tune(data, settings=settings, **asked)
     _show(branch.report, as_json)
-    if told.get("out"):
+    if told["out"]:
         click.echo(
             f'\nSaved in {told["out"]}. Look at {Path(told["out"]) / "report.html"}, or try:\n  trunkline predict {told["out"]} "..."',
             err=True,
         )
-
-
-def _task(told: str | None) -> tuple[str, str]:
-    name, _, options = (told or "classify").partition(":")
-    return name, options
 
 
 def _depth(told: str | int) -> str | int:

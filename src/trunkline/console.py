@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from trunkline import storage
 from trunkline.errors import OptionError
@@ -27,7 +29,7 @@ def answers(rows: Sequence[Row], found: Sequence[Answer], out: Path | None, as_j
     if out.suffix not in (".csv", ".jsonl"):
         raise OptionError(f"--out {out}: name a .csv or a .jsonl file.")
     storage.write_file(out, (_csv(rows, found) if out.suffix == ".csv" else _lines(rows, found) + "\n").encode())
-    Console(stderr=True).print(f"{len(found):,} answers written to {out}")
+    print(f"{len(found):,} answers written to {out}", file=sys.stderr)
 
 
 def models(known: Sequence[Any], as_json: bool) -> None:
@@ -35,25 +37,16 @@ def models(known: Sequence[Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(model) for model in known], default=str, indent=2))
         return
-    table = _new_table("name", "kind", "languages", "layers", "parameters", "licence", "weights", "where it is")
+    table = _new_table("name", "what it is", "made from", "on disk")
     for model in known:
-        place = (
-            f"{model.path} ({model.bytes_on_disk / 1e6:.0f} MB)"
-            if model.path
-            else f"not here yet: {model.download_bytes / 1e6:.0f} MB to fetch"
-        )
-        table.add_row(
-            model.name,
-            model.kind,
-            model.languages,
-            str(model.layers),
-            f"{model.parameters / 1e6:.0f} M",
-            model.licence,
-            model.rounding,
-            place,
-        )
-    Console().print(table)
-    print("\nAlso: a folder, owner/name on the Hugging Face hub, or ms:owner/name on ModelScope.\nNext:\n  trunkline models get minilm")
+        what = f"{model.kind}, {model.layers} layers, {model.parameters / 1e6:.0f} M parameters, {model.languages}, {model.licence}"
+        there = f"{model.bytes_on_disk / 1e6:.0f} MB" if model.path else f"no: {model.download_bytes / 1e6:.0f} MB to fetch"
+        table.add_row(model.name, f"{what}; weights {model.rounding}", model.source.partition(";")[0], there)
+    print(_text(table))
+    print(
+        f"\nKept in {storage.cache_folder() / 'models'}. Also: a folder, owner/name on the Hugging Face hub, or ms:owner/name on ModelScope."
+    )
+    print("Next:\n  trunkline models get minilm")
 
 
 def _lines(rows: Sequence[Row], found: Sequence[Answer]) -> str:
@@ -86,10 +79,16 @@ def _table(rows: Sequence[Row], found: Sequence[Answer]) -> str:
     for row, answer in zip(rows, found):
         value = ", ".join(answer.value) or "-" if isinstance(answer.value, list) else answer.value
         shown = f"{value:.3f}" if isinstance(value, float) else str(value)
-        table.add_row(shown, "" if answer.probability is None else f"{answer.probability:.1%}", row["text"])
-    console = Console(file=io.StringIO(), width=Console().width)
-    console.print(table, markup=False) if False else console.print(table)
-    return console.file.getvalue().rstrip()  # type: ignore[attr-defined]
+        table.add_row(Text(shown), "" if answer.probability is None else f"{answer.probability:.1%}", Text(row["text"]))  # Text: no markup
+    return _text(table)
+
+
+def _text(table: Table) -> str:
+    """The table as wide as the terminal, or as 100 characters where there is none."""
+    terminal = Console()
+    console = Console(file=io.StringIO(), width=terminal.width if terminal.is_terminal else 100)
+    console.print(table)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().strip("\n").splitlines())  # type: ignore[attr-defined]
 
 
 def _new_table(*columns: str) -> Table:

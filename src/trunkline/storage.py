@@ -7,10 +7,13 @@ SHA-256 of each file; what is read is what was hashed (one open), and an extra, 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import glob
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -26,6 +29,7 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 _MAX_JSON_BYTES = 64 << 20
 _MAX_DEPTH = 100
+_RANDOM = "[0-9a-f]" * 8  # in the middle of a temporary name, so that `a` never takes what another process writes for `a.b`
 
 
 def cache_folder() -> Path:
@@ -47,15 +51,16 @@ def sha256_file(path: Path) -> str:
 
 def write_file(path: Path, data: bytes) -> None:
     """Put `data` at `path`: after a crash at any moment the old content is there, or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         _write(temporary, data)
         _rename(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        _forget(temporary)
-        raise _explain(error, path) from error
+        raise explain(error, path) from error
+    finally:
+        _forget(temporary)  # an error or Ctrl-C came before the rename; after it there is nothing under this name
 
 
 def write_folder(path: Path, files: Mapping[str, bytes], about: Mapping[str, Any]) -> None:
@@ -63,25 +68,26 @@ def write_folder(path: Path, files: Mapping[str, bytes], about: Mapping[str, Any
 
     `about` is kept in the manifest beside the sums (what kind of artefact this is, its versions).
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     sums = {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in sorted(files.items())}
+    body = {"format": FORMAT, **about, "files": sums}
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, path.name)
         temporary.mkdir(mode=0o700)
         for name, data in files.items():
             _write(temporary / name, data)
-        _write(temporary / MANIFEST, to_json({"format": FORMAT, **about, "files": sums}))
+        _write(temporary / MANIFEST, to_json({**body, "sha256": sha256(to_json(body))}))
         _sync_folder(temporary)
         if path.exists():
             _exchange(temporary, path)
-            _sync_folder(path.parent)
-            _forget(temporary)
         else:
             _rename(temporary, path)
-            _sync_folder(path.parent)
+        _sync_folder(path.parent)
     except OSError as error:
-        _forget(temporary)
-        raise _explain(error, path) from error
+        raise explain(error, path) from error
+    finally:
+        _forget(temporary)  # what was there before, or what an error or Ctrl-C left half done
 
 
 def read_folder(path: Path, kind: str, ignore: Iterable[str] = ()) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -107,16 +113,19 @@ def read_folder(path: Path, kind: str, ignore: Iterable[str] = ()) -> tuple[dict
 
 
 def read_manifest(path: Path, kind: str) -> dict[str, Any]:
-    """The manifest of a folder, after checks of its form.
+    """The manifest of a folder, after checks of its form and of its own sum.
 
     Raises: ArtefactError when it is missing, not readable, of another kind or of a newer format.
     """
+    _put_back(path)
     if not (path / MANIFEST).is_file():
         there = "has no" if path.is_dir() else "does not exist, so there is no"
         raise ArtefactError(f"{path}: {there} {MANIFEST}, so it is not a saved {kind}. Give the folder that `--out` named.")
     try:
         manifest = from_json(_read(path / MANIFEST), str(path / MANIFEST))
-        form = manifest["format"], manifest["kind"], manifest["files"]
+        form = int(manifest["format"]), manifest["kind"], manifest["files"]
+        if form[0] <= FORMAT and manifest.pop("sha256") != sha256(to_json(manifest)):
+            raise ValueError("its own SHA-256 differs")
         if not all(name == Path(name).name and set(sums) == {"bytes", "sha256"} for name, sums in form[2].items()):
             raise ValueError("a file entry is not {bytes, sha256}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -143,21 +152,27 @@ def from_json(data: bytes, where: str) -> Any:
     text = data.decode("utf-8")
     if _nesting(text) > _MAX_DEPTH:
         raise ValueError(f"{where}: nested deeper than {_MAX_DEPTH}")
-    return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_int=_short_int)
+    return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_int=_short_int, parse_float=_finite)
 
 
 def remove_folder(folder: Path) -> None:
     """Delete a folder in one step for whoever looks: it is renamed first, so a half-deleted one is never seen under its name."""
     if folder.is_dir():
         doomed = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-        _rename(folder, doomed)
+        try:
+            _rename(folder, doomed)
+        except OSError as error:
+            raise explain(error, folder) from error
         _forget(doomed)
 
 
 def remove_leftovers(folder: Path, name: str) -> None:
-    """Delete what a killed write of `name` left in `folder` (temporary names only)."""
-    for stray in folder.glob(f".{name}.*.tmp") if folder.is_dir() else ():
-        _forget(stray)
+    """Delete what a killed write of `name` left in `folder` (temporary names only); `name` may be a pattern as in "step-*"."""
+    if folder.is_dir():
+        if not glob.has_magic(name):
+            _put_back(folder / name)
+        for stray in [*folder.glob(f".{name}.{_RANDOM}.tmp"), *folder.glob(f".{name}.{_RANDOM}.tmp.old")]:
+            _forget(stray)
 
 
 _STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)  # possessive: without, a string of 50 MB took 6 GB and 19 s
@@ -189,10 +204,21 @@ def _short_int(digits: str) -> int:
     return int(digits)
 
 
+def _finite(digits: str) -> float:
+    if math.isinf(float(digits)):
+        raise ValueError(f"{digits:.40} is too large for a number")
+    return float(digits)
+
+
 def _read(path: Path) -> bytes:
     if path.is_symlink():
         raise ArtefactError(f"{path}: is a link. Only plain files are read.")
-    return path.read_bytes()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtefactError(
+            f"{path}: could not be read ({error.strerror or error}). Look at the disk and at who may read the file."
+        ) from error
 
 
 # The five steps of every write, one function each, so that the tests can stop the process before and after any of them.
@@ -205,7 +231,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _rename(source: Path, target: Path) -> None:
-    os.rename(source, target)
+    source.rename(target)
 
 
 def _exchange(new: Path, old: Path) -> None:
@@ -223,9 +249,17 @@ def _exchange(new: Path, old: Path) -> None:
     if ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(old))
     aside = new.with_name(new.name + ".old")  # a file system without the swap: the old folder waits beside for a moment
-    os.rename(old, aside)
-    os.rename(new, old)
-    os.rename(aside, new)
+    _rename(old, aside)
+    _rename(new, old)
+    _rename(aside, new)
+
+
+def _put_back(path: Path) -> None:
+    """Undo an exchange that was killed between its renames, when the old folder stood aside and nothing under its name."""
+    if not path.exists() and path.parent.is_dir():
+        for aside in path.parent.glob(f".{glob.escape(path.name)}.{_RANDOM}.tmp.old"):
+            aside.rename(path)
+            return
 
 
 def _sync_folder(path: Path) -> None:
@@ -240,10 +274,12 @@ def _forget(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that cannot be written to cannot be cleaned either
+            path.unlink(missing_ok=True)
 
 
-def _explain(error: OSError, path: Path) -> TrunklineError:
+def explain(error: OSError, path: Path) -> TrunklineError:
+    """The error of ours for a failed write at `path`: what happened, and what to do."""
     hints = {
         errno.ENOSPC: "The disk is full: free some space",
         errno.EDQUOT: "Your disk quota is used up: free some space",
@@ -253,5 +289,5 @@ def _explain(error: OSError, path: Path) -> TrunklineError:
     }
     hint = hints.get(error.errno or 0, "Look at the disk")
     return ArtefactError(
-        f"{path}: could not be written ({error.strerror or error}). {hint}, then run the same command again; what was there before is untouched."
+        f"{path}: could not be written ({error.strerror or error}). {hint}, then run the same command again; what was there before is whole."
     )

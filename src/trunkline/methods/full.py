@@ -12,7 +12,7 @@ from trunkline.model.network import Network, own
 class Config:
     """learning_rate: of the layers and the head, at the top of the schedule."""
 
-    learning_rate: float = 2e-4
+    learning_rate: float = 3e-4
 
     def __post_init__(self) -> None:
         between("learning_rate", self.learning_rate, 1e-8, 1.0)

@@ -33,7 +33,7 @@ class TaskSpec(Spec):
     task: str = "classify"
     multi_label: bool = False
     class_weights: str = "none"
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.1
     focal_gamma: float = 0.0
     threshold: float = 0.5
     dropout: float = 0.1

@@ -6,6 +6,7 @@ A folder holds `step-00000123` folders, each with its manifest (see storage), an
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -35,15 +36,7 @@ class Checkpoints:
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> Checkpoints:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = (self.folder / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            raise ArtefactError(
-                f"{self.folder}: another run is using this folder. Wait for it, stop it, or choose another --out."
-            ) from error
+        self._lock = _lock(self.folder)
         storage.remove_leftovers(self.folder, "step-*")
         return self
 
@@ -62,7 +55,7 @@ class Checkpoints:
             )
         storage.write_folder(self.folder / f"step-{step:08d}", files, {"kind": KIND})
         for old in self._all()[:-_KEEP]:
-            shutil.rmtree(old)
+            storage.remove_folder(old)
 
     def latest(self) -> tuple[dict[str, Tensors], dict[str, Any]] | None:
         """The tensors and state of the newest undamaged checkpoint, or None where there is none yet.
@@ -84,10 +77,6 @@ class Checkpoints:
             raise ArtefactError(f"{self.folder}: all {len(found)} checkpoints are damaged. Delete the folder to start anew.")
         return None
 
-    def remove(self) -> None:
-        """Delete the folder: the run is over and its result is saved elsewhere."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _all(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("step-*") if p.is_dir())
 
@@ -104,3 +93,24 @@ class Checkpoints:
                 f"{self.folder}: the checkpoint belongs to another run; changed: {'; '.join(hard)}. "
                 "Go back to the old options, choose another --out, delete that folder, or use --force to go on all the same."
             )
+
+
+def _lock(folder: Path) -> IO[str]:
+    """The open lock file of a folder, which is made where it is missing. The system gives the lock back when a process dies.
+
+    Raises: ArtefactError when another run holds it, or nothing can be written there.
+    """
+    path = folder / "lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = path.open("w")
+    except OSError as error:
+        raise storage.explain(error, folder) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+            raise FileNotFoundError(f"{path} was replaced")  # the run that held it has just ended and cleared its folder away
+    except OSError as error:
+        file.close()
+        raise ArtefactError(f"{folder}: another run is using this folder. Wait for it, stop it, or choose another --out.") from error
+    return file

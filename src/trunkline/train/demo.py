@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 from trunkline.console import answers
+from trunkline.data.embedded import embedded
 from trunkline.data.read import read
 from trunkline.train.settings import Settings
 from trunkline.train.tune import tune
@@ -15,11 +15,6 @@ ASKED = {
     "en": ["still nothing on my porch and it's been nine days", "you took the money twice!!", "how do I get rid of my account for good"],
     "zh": ["都第九天了 快递还没影", "怎么扣了我两次钱！！", "账号不想要了 怎么彻底删掉"],
 }
-
-
-def embedded(language: str) -> Path:
-    """The file with the embedded messages in "en" or "zh"."""
-    return Path(str(resources.files("trunkline.data") / "embedded" / f"{language}.csv"))
 
 
 def demo(language: str, out: Path) -> None:

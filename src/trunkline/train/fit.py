@@ -22,6 +22,7 @@ from trunkline.model.network import Network
 from trunkline.states.collate import Source, collate
 from trunkline.train.checkpoint import Checkpoints, Tensors
 from trunkline.train.settings import Settings
+from trunkline.train.signals import held
 from trunkline.types import Answer, Item
 
 _BUCKET = 16
@@ -80,10 +81,10 @@ def fit(
 
 
 def epochs(settings: Settings, rows: int) -> int:
-    """Passes over the rows: as told, or as many as make about 3,000 steps, at least 5 and at most 30."""
+    """Passes over the rows: as told, or as many as make about 2,000 steps, at least 3 and at most 12."""
     if settings.epochs is not None:
         return settings.epochs
-    return max(5, min(30, round(3000 * settings.batch_size / max(rows, 1))))
+    return max(3, min(12, round(2000 * settings.batch_size / max(rows, 1))))
 
 
 def schedule(settings: Settings, step: int, steps: int) -> float:
@@ -159,18 +160,27 @@ class _Loop:
         self.losses = state["losses"]
 
     def step(self) -> None:
+        """One step, and the evaluation where one is due; stopped within an evaluation, the run goes on with that evaluation."""
         progress, started = self.progress, time.perf_counter()
-        epoch, at = divmod(progress.step, self.per_epoch)
-        if self.order[0] != epoch:
-            self.order = (epoch, batches(self.lengths, self.settings.batch_size, self.seed, epoch))
-        self.learn(self.order[1][at])
-        progress.step += 1
-        if progress.step % self.every == 0 or progress.step == self.steps:
+        if not self.due():
+            epoch, at = divmod(progress.step, self.per_epoch)
+            if self.order[0] != epoch:
+                self.order = (epoch, batches(self.lengths, self.settings.batch_size, self.seed, epoch))
+            with held():
+                self.learn(self.order[1][at])
+                progress.step += 1
+        if self.due():
             self.evaluate()
         progress.done |= progress.step >= self.steps
         progress.seconds += time.perf_counter() - started
         if progress.done or time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds:
             self.save()
+
+    def due(self) -> bool:
+        """Whether the weights of this step are still to be measured on the validation rows."""
+        step, history = self.progress.step, self.progress.history
+        measured = history[-1]["step"] if history else 0
+        return step != measured and (step % self.every == 0 or step == self.steps)
 
     def learn(self, indices: np.ndarray) -> None:
         """One optimizer step on the rows of `indices`; skipped and counted when the loss or gradient is not finite."""
@@ -211,10 +221,15 @@ class _Loop:
             )
 
     def evaluate(self) -> None:
-        progress, data = self.progress, self.data
+        data = self.data
         answers = run(self.network, data.spec, data.validation, data.source, data.pad_id)
-        metric = METRICS[self.metric]
         value = float(compute([self.metric], *truth_and_scores(data.validation, answers))[self.metric])
+        with held():
+            self.judge(value)
+
+    def judge(self, value: float) -> None:
+        """Note the value of the watched metric, keep the weights where it is the best so far, and say when to stop."""
+        progress, metric = self.progress, METRICS[self.metric]
         loss = float(np.mean(self.losses)) if self.losses else None
         epoch = progress.step / self.per_epoch
         progress.history.append(
@@ -244,7 +259,7 @@ class _Loop:
 
 def _optimizer(learned: dict[str, torch.nn.Parameter], settings: Settings, rate: float) -> tuple[torch.optim.Optimizer, list[float]]:
     """The optimizer and the top learning rate of each of its groups: layers and head, each with and without decay."""
-    head_rate = settings.head_learning_rate or max(5 * rate, 1e-3)
+    head_rate = settings.head_learning_rate or max(5 * rate, 5e-3)
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in learned.items():
         decay = settings.weight_decay if parameter.dim() > 1 else 0.0
@@ -278,7 +293,11 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, learned: dict[str, torc
 
 
 def _set_dropout(network: Network, share: float | None) -> None:
-    if share is not None:
-        for module in network.upper.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = share
+    """Set the dropout of every layer: modules in some families, in others a number that the attention reads."""
+    if share is None:
+        return
+    for module in network.upper.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = share
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = share  # type: ignore[assignment]

@@ -25,11 +25,11 @@ def _say(default: Any, text: str) -> Any:
 class Settings:
     """How to tune. Shares are of all rows; "auto" is resolved for the data at hand and said in the report."""
 
-    epochs: int | None = _say(None, "passes over the training rows; none: as many as make about 3,000 steps, 5 to 30")
+    epochs: int | None = _say(None, "passes over the training rows; none: as many as make about 2,000 steps, 3 to 12")
     batch_size: int = _say(32, "rows a step")
     accumulate: int = _say(1, "parts a step is computed in, to save memory; the result is the same")
     learning_rate: float | None = _say(None, "at the top of the schedule; none: what the method suggests")
-    head_learning_rate: float | None = _say(None, "of the new head; none: 5 times the layers', at least 0.001")
+    head_learning_rate: float | None = _say(None, "of the new head; none: 5 times the layers', at least 0.005")
     optimizer: str = _say("adamw", f"one of {', '.join(OPTIMIZERS)}")
     weight_decay: float = _say(0.01, "decoupled for adamw, L2 for the others; not on biases and norms")
     schedule: str = _say("linear", f"after the warm-up: one of {', '.join(SCHEDULES)}")

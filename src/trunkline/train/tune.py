@@ -5,8 +5,6 @@ split -> check -> backbone -> items -> states -> fit (once a seed) -> calibrate 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shlex
 import sys
 import time
@@ -50,60 +48,55 @@ def tune(
     The branch of the seed that is best on the validation rows is the one returned; the report has the test figures of all.
     Raises: OptionError, DataError, ModelError, ArtefactError, TrainingError (see errors.py).
     """
-    settings = settings or Settings()
-    job = _Job(settings, Path(out) if out else None)
+    job = _Job(settings or Settings(), Path(out) if out else None)
     with job.timed("read"):
-        parts = (
-            rows
-            if isinstance(rows, Split)
-            else split(rows, validation=settings.validation, test=settings.test, by=settings.split, seed=settings.seed)
-        )
-        findings = quality.check(parts)
-        quality.require(findings)
-    task_options = choices.split_choice(f"{parts.train.task}:{settings.task_options}" if settings.task_options else parts.train.task)[1]
-    method_name, method_options = choices.split_choice(method)
-    config = choices.build(names.method(method_name).Config, method_options, f"method {method_name!r}")
-    task = names.task(parts.train.task)
-    spec = choices.build(task.TaskSpec, task_options, f"task {parts.train.task!r}")
-    where = machine.device(settings.device)
-    machine.use_threads(settings.threads)
+        parts, findings = _checked(rows, job.settings)
     with job.timed("load model"):
-        backbone = load_backbone(model, device=where)
-        backbone.check_depth(depth)
-    spec = replace(
-        spec,
-        **spec.learned_from(parts.train),
-        max_tokens=min(spec.max_tokens, backbone.max_tokens),
-        **_pooling(spec, task_options, backbone),
-    )
-    make = lambda seed: _seeded(seed, lambda: Branch.new(backbone, spec, method_name, config, depth, settings.states))  # noqa: E731
+        machine.use_threads(job.settings.threads)
+        backbone = load_backbone(model, device=machine.device(job.settings.device))
+        make = _maker(backbone, parts, method, depth, job.settings)
     with job.timed("read"):
         items = {name: make(0).prepare(part) for name, part in parts.parts().items()}
     with job.timed("encode"):
-        source, encoded = _states(backbone, depth, items, settings.states)
-    data = Data(items["train"], items["validation"], source, spec, backbone.tokenizer.pad_id)
+        source, encoded = _states(backbone, depth, items, job.settings.states)
     with job.timed("tune"):
-        fitted = [
-            job.fit(make, data, config, settings.seed + number, {"rows": parts, "method": method, "depth": depth, "backbone": backbone})
-            for number in range(settings.seeds)
-        ]
-    result = account(Run(parts, findings, items, source, encoded, fitted, settings, method, job.seconds, _command()))
+        data = Data(items["train"], items["validation"], source, make(0).spec, backbone.tokenizer.pad_id)
+        about = {"rows": [part.fingerprint for part in parts.parts().values()], "method": method, "depth": depth, "backbone": backbone.id}
+        fitted = [job.fit(make, data, job.settings.seed + number, about) for number in range(job.settings.seeds)]
+    result = account(Run(parts, findings, items, source, encoded, fitted, job.settings, method, job.seconds, _command()))
     if job.out:
         result.save(job.out)
         job.forget_checkpoints()
     return result
 
 
-def _pooling(spec: Any, told: dict[str, str], backbone: Backbone) -> dict[str, str]:
-    """A decoder's last token has seen the whole text; where the user says nothing, that is what is pooled."""
-    return {} if "pooling" in told or backbone.family.kind != "decoder" else {"pooling": "last"}
+def _checked(rows: Rows | Split, settings: Settings) -> tuple[Split, list[quality.Finding]]:
+    """The rows in three parts, and what was noticed in them. Raises: DataError for what cannot be trained on."""
+    parts = rows
+    if not isinstance(parts, Split):
+        parts = split(parts, validation=settings.validation, test=settings.test, by=settings.split, seed=settings.seed)
+    findings = quality.check(parts)
+    quality.require(findings)
+    return parts, findings
 
 
-def _seeded(seed: int, make: Callable[[], Branch]) -> Branch:
-    """A fresh branch whose new weights come from `seed` and nothing else."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
+def _maker(backbone: Backbone, parts: Split, method: str, depth: Depth, settings: Settings) -> Callable[[int], Branch]:
+    """From a seed to a fresh branch, whose new weights come from that seed and nothing else."""
+    backbone.check_depth(depth)
+    name, options = choices.split_choice(method)
+    config = choices.build(names.method(name).Config, options, f"method {name!r}")
+    task, told = choices.split_choice(f"{parts.train.task}:{settings.task_options}" if settings.task_options else parts.train.task)
+    if backbone.family.kind == "decoder":
+        told.setdefault("pooling", "last")  # a decoder's last token is the one that has seen the whole text
+    spec: Any = choices.build(names.task(task).TaskSpec, told, f"task {task!r}")
+    spec = replace(spec, **spec.learned_from(parts.train), max_tokens=min(spec.max_tokens, backbone.max_tokens))
+
+    def make(seed: int) -> Branch:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Branch.new(backbone, spec, name, config, depth, settings.states)
+
+    return make
 
 
 def _states(backbone: Backbone, depth: Depth, items: dict[str, list[Item]], dtype: str) -> tuple[Source | None, EncodeReport | None]:
@@ -139,41 +132,30 @@ class _Job:
     def checkpoints(self) -> Path | None:
         return self.out.with_name(f"{self.out.name}.checkpoints") if self.out else None
 
-    def fit(self, make: Callable[[int], Branch], data: Data, config: Any, seed: int, about: dict[str, Any]) -> tuple[Branch, Progress]:
-        """One run of the loop, with checkpoints where there is a folder, and a bar of its steps."""
+    def fit(self, make: Callable[[int], Branch], data: Data, seed: int, about: dict[str, Any]) -> tuple[Branch, Progress]:
+        """One run of the loop, with checkpoints where there is a folder, and a bar of its rows."""
         branch = make(seed)
-        rate = self.settings.learning_rate or config.learning_rate
+        rate = self.settings.learning_rate or branch.config.learning_rate
+        every = epochs(self.settings, len(data.train)) * len(data.train)
         with ExitStack() as stack:
-            folder = self.checkpoints
-            kept = (
-                stack.enter_context(Checkpoints(folder / f"seed-{seed}", self._about(about), force=self.settings.force)) if folder else None
-            )
+            kept = None
+            if self.checkpoints:
+                kept = Checkpoints(self.checkpoints / f"seed-{seed}", self._about(about), force=self.settings.force)
+                stack.enter_context(kept)
             bar = stack.enter_context(Bar(f"tune (seed {seed})", unit="rows"))
-            seen = epochs(self.settings, len(data.train)) * len(data.train)
 
             def show(progress: Progress, steps: int) -> None:
-                bar.to(min(progress.step * self.settings.batch_size, seen), seen, _best(progress))
+                bar.to(min(progress.step * self.settings.batch_size, every), every, _best(progress))
 
             progress = fit(branch.network, data, self.settings, learning_rate=rate, seed=seed, checkpoints=kept, on_step=show)
         return branch, progress
 
     def _about(self, about: dict[str, Any]) -> dict[str, Any]:
         """What must be the same for a run to go on from a checkpoint, and (as "machine.") what should be."""
-        told = {
-            f"settings.{k}": v
-            for k, v in asdict(self.settings).items()
-            if k not in ("seeds", "checkpoint_seconds", "force", "threads", "device")
-        }
-        rows = json.dumps([part.fingerprint for part in about["rows"].parts().values()])
+        free = ("seeds", "checkpoint_seconds", "force", "threads", "device")
+        told = {f"settings.{k}": v for k, v in asdict(self.settings).items() if k not in free}
         here = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
-        return {
-            **told,
-            "rows": hashlib.sha256(rows.encode()).hexdigest(),
-            "method": about["method"],
-            "depth": about["depth"],
-            "backbone": about["backbone"].id,
-            **{f"machine.{k}": v for k, v in here.items()},
-        }
+        return {**about, **told, **{f"machine.{k}": v for k, v in here.items()}}
 
     def forget_checkpoints(self) -> None:
         if self.checkpoints:
