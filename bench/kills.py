@@ -47,10 +47,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="how many kills  [default: 100]")
     parser.add_argument("--seed", type=int, default=0, help="of the moments  [default: 0]")
+    parser.add_argument("--folder", help="where the runs are kept meanwhile  [default: the system's folder for such]")
     parser.add_argument("--json", action="store_true", help="print JSON")
     told = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=told.folder) as name:
         folder = Path(name)
         prepare(folder)
         found = kill_runs(folder, told.kills, random.Random(told.seed))
@@ -116,7 +117,10 @@ def stage(folder: Path, name: str) -> str:
     steps = sorted(path.name for path in folder.glob(f"{name}.checkpoints/seed-0/step-*"))
     if (folder / name / "manifest.json").exists():
         return "after the branch was saved"
-    return "before the first checkpoint" if not steps else f"in training or after, up to step {steps[-1][-2]}0s"
+    if not steps:
+        return "before the first checkpoint"
+    state = json.loads((folder / f"{name}.checkpoints/seed-0" / steps[-1] / "state.json").read_text(encoding="utf-8"))
+    return "between the last step and the saved branch" if state["progress"]["done"] else "in training"
 
 
 def result(folder: Path) -> tuple[bytes, list]:

@@ -187,14 +187,14 @@ def test_tune_numbers(type_in, home, tiny_folder) -> None:
 
 def test_options_from_a_file_and_flags_over_them(type_in, data, home, tiny_folder) -> None:
     (home / "options.yaml").write_text(
-        f"task: classify:label_smoothing=0.1\nmodel: {tiny_folder('bert')}\nlabel: team\nepochs: 3\ndepth: 2\nbatch_size: 16\n"
+        f"task: classify:label_smoothing=0.2\nmodel: {tiny_folder('bert')}\nlabel: team\nepochs: 3\ndepth: 2\nbatch_size: 16\n"
         "clip: none\ndrop_leaks: true\n",
         encoding="utf-8",
     )
     report = json.loads(type_in("tune", data, "--config", "options.yaml", "--epochs", "1", "--depth", "0", "--json").out)
     assert (report["model"]["depth"], report["settings"]["epochs"], report["settings"]["batch_size"]) == (0, 1, 16)
     assert report["settings"]["clip"] is None
-    assert report["settings"]["spec"]["label_smoothing"] == 0.1
+    assert report["settings"]["spec"]["label_smoothing"] == 0.2
 
 
 @pytest.mark.parametrize(

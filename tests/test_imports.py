@@ -22,7 +22,7 @@ LAYERS = (
     ("data", "model"),
     ("states",),
     ("tasks", "methods"),
-    ("evaluate",),  # before branch and train: training needs metrics and the report, measuring needs no training
+    ("evaluation",),  # before branch and train: training needs metrics and the report, measuring needs no training
     ("branch",),
     ("train",),
     ("cli",),
@@ -107,8 +107,8 @@ def test_imports_point_down() -> None:
         ("model/sources.py", "import trunkline.states.store"),
         ("tasks/regress.py", "from trunkline.tasks.classify import head"),
         ("tasks/regress.py", "from trunkline.methods import lora"),
-        ("evaluate/report.py", "from trunkline.train.fit import fit"),
-        ("evaluate/report.py", "try:\n    from trunkline import branch\nexcept ImportError:\n    pass"),
+        ("evaluation/report.py", "from trunkline.train.fit import fit"),
+        ("evaluation/report.py", "try:\n    from trunkline import branch\nexcept ImportError:\n    pass"),
         ("branch.py", "def f():\n    from trunkline.errors import OptionError"),
         ("train/tune.py", "import importlib\ndef f():\n    importlib.import_module('trunkline.cli')"),
     ],
@@ -119,7 +119,7 @@ def test_gate_finds(file: str, code: str) -> None:
 
 def test_gate_lets_pass() -> None:
     code = "from typing import TYPE_CHECKING\nfrom trunkline import __version__, names\nif TYPE_CHECKING:\n    from trunkline.branch import Branch"
-    assert not problems(SOURCE / "evaluate/evaluate.py", code)
+    assert not problems(SOURCE / "evaluation/evaluate.py", code)
 
 
 def test_data_imports_no_torch() -> None:

@@ -20,7 +20,7 @@ _PLACES = {
     "check": "trunkline.data.quality",
     "tune": "trunkline.train.tune",
     "Settings": "trunkline.train.settings",
-    "evaluate": "trunkline.evaluate.evaluate",
+    "evaluate": "trunkline.evaluation.evaluate",
     "load": "trunkline.branch",
     "Branch": "trunkline.branch",
     "TrunklineError": "trunkline.errors",

@@ -19,7 +19,7 @@ import transformers
 
 from trunkline import __version__, choices, names, storage
 from trunkline.errors import ArtefactError, OptionError
-from trunkline.evaluate.report import Report
+from trunkline.evaluation.report import Report
 from trunkline.model.backbone import ALL, Backbone, Depth, load_backbone
 from trunkline.model.batches import by_length
 from trunkline.model.network import Network
@@ -32,7 +32,7 @@ _PROBES = 4
 _PROBE_TOLERANCE = 5e-3
 
 
-@dataclass
+@dataclass(repr=False)
 class Branch:
     """A tuned branch. `network` holds the layers and the head; `states` is the number format that it was tuned on."""
 
@@ -50,6 +50,9 @@ class Branch:
         network = Network(backbone, depth, names.task(spec.task).head(backbone.width, spec))
         names.method(method).graft(network, config)
         return cls(backbone, network.to(backbone.device), spec, method, config, states)
+
+    def __repr__(self) -> str:
+        return f"Branch({self.task}, {self.backbone.name}, depth {self.depth}, {self.method})"
 
     @property
     def task(self) -> str:

@@ -222,7 +222,7 @@ def predict(folder: str, texts: tuple[str, ...], file: str | None, out: str | No
 def evaluate(folder: str, file: str, model: str | None, as_json: bool, **told: Any) -> None:
     """Measure the branch in FOLDER on the labelled rows of FILE, with 95% intervals."""
     branch = import_module("trunkline.branch").load(folder, model=model)
-    found = import_module("trunkline.evaluate.evaluate").evaluate(branch, _read(file, branch.task, told))
+    found = import_module("trunkline.evaluation.evaluate").evaluate(branch, _read(file, branch.task, told))
     _show(found, as_json)
 
 

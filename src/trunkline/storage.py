@@ -169,8 +169,8 @@ def remove_folder(folder: Path) -> None:
 def remove_leftovers(folder: Path, name: str) -> None:
     """Delete what a killed write of `name` left in `folder` (temporary names only); `name` may be a pattern as in "step-*"."""
     if folder.is_dir():
-        if not glob.has_magic(name):
-            _put_back(folder / name)
+        for aside in folder.glob(f".{name}.{_RANDOM}.tmp.old"):
+            _put_back(folder / aside.name[1 : -len(".01234567.tmp.old")])
         for stray in [*folder.glob(f".{name}.{_RANDOM}.tmp"), *folder.glob(f".{name}.{_RANDOM}.tmp.old")]:
             _forget(stray)
 

@@ -165,7 +165,7 @@ class Answer:
     """
 
     value: Any
-    scores: Any
+    scores: Any = field(repr=False)
     probability: float | None = None
 
 

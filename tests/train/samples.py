@@ -40,6 +40,8 @@ def make_data(branch: Branch, rows: Rows, source: Any = None, validation: int = 
     """The rows as training data, with the first `validation` of them to choose by."""
     items = branch.prepare(rows)
     source = None if branch.depth == ALL else source or Remembered(branch.source())
+    if source:
+        source.read([tokens for item in items for tokens in item.tokens])  # once, so that no state depends on the order of reading
     return Data(items, items[:validation], source, branch.spec, branch.backbone.tokenizer.pad_id)
 
 

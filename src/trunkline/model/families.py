@@ -100,7 +100,7 @@ FAMILIES: dict[str, Family] = {
         passed=("embed_tokens",),
         quirk=_carry_position_bias,
         borrowed=("relative_attention_bias",),
-    ),  # fmt: skip
+    ),
 }
 
 

@@ -19,12 +19,12 @@ from trunkline import __version__, names
 from trunkline.branch import Branch, run
 from trunkline.data.quality import Finding
 from trunkline.data.split import Split, labels_of
-from trunkline.evaluate.baselines import baselines
-from trunkline.evaluate.calibration import fit_temperature, reliability
-from trunkline.evaluate.features import untuned
-from trunkline.evaluate.interval import bootstrap, paired
-from trunkline.evaluate.metrics import METRICS, compute, confusion, per_class, suited
-from trunkline.evaluate.report import Report, confident_errors
+from trunkline.evaluation.baselines import baselines
+from trunkline.evaluation.calibration import fit_temperature, reliability
+from trunkline.evaluation.features import untuned
+from trunkline.evaluation.interval import bootstrap, paired
+from trunkline.evaluation.metrics import METRICS, compute, confusion, per_class, suited
+from trunkline.evaluation.report import Report, confident_errors
 from trunkline.states.collate import Source
 from trunkline.states.encode import EncodeReport
 from trunkline.train import machine

@@ -17,7 +17,7 @@ import torch
 from trunkline import names
 from trunkline.branch import restore, run
 from trunkline.errors import OptionError, TrainingError, unknown
-from trunkline.evaluate.metrics import METRICS, compute
+from trunkline.evaluation.metrics import METRICS, compute
 from trunkline.model.network import Network
 from trunkline.states.collate import Source, collate
 from trunkline.train.checkpoint import Checkpoints, Tensors
@@ -299,5 +299,6 @@ def _set_dropout(network: Network, share: float | None) -> None:
     for module in network.upper.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = share
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = share  # type: ignore[assignment]
+        for name in ("attention_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, share)

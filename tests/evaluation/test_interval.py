@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from trunkline.errors import OptionError
-from trunkline.evaluate.interval import bootstrap, paired, seeds
-from trunkline.evaluate.metrics import METRICS
+from trunkline.evaluation.interval import bootstrap, paired, seeds
+from trunkline.evaluation.metrics import METRICS
 
 
 def flips(generator, rows, share):

@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from trunkline.errors import DataError, OptionError, unknown
-from trunkline.evaluate.metrics import compute
+from trunkline.evaluation.metrics import compute
 from trunkline.types import Row
 
 MAX_ROWS = 50_000

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from trunkline.errors import OptionError
-from trunkline.evaluate.calibration import fit_temperature, negative_log_likelihood, probabilities, reliability
-from trunkline.evaluate.metrics import METRICS
+from trunkline.evaluation.calibration import fit_temperature, negative_log_likelihood, probabilities, reliability
+from trunkline.evaluation.metrics import METRICS
 
 
 def drawn(generator, logits, multi=False):

@@ -17,13 +17,13 @@ import numpy as np
 
 from trunkline import storage
 from trunkline.errors import ArtefactError, OptionError, unknown
-from trunkline.evaluate.metrics import METRICS, answers, check
-from trunkline.evaluate.page import render
-from trunkline.evaluate.wording import Words, change, duration, in_order, language_of, number, proof, with_interval
+from trunkline.evaluation.metrics import METRICS, answers, check
+from trunkline.evaluation.page import render
+from trunkline.evaluation.wording import Words, change, duration, in_order, language_of, number, proof, with_interval
 from trunkline.types import Row
 
 FORMAT = 1
-_TABLE = ("accuracy", "macro_f1", "micro_f1", "pearson", "spearman", "rmse", "ece")
+_TABLE = ("accuracy", "macro_f1", "ece", "pearson", "spearman", "rmse", "micro_f1")
 """What a terminal is wide enough for: the main metric and the first others of these."""
 
 
@@ -151,7 +151,7 @@ class Report:
         lines += ["In brackets: 95% intervals over the test rows.", "", self.headline()]
         for comparison in self.comparisons:
             lines.append(f"{comparison_sentence(comparison, words)}.")
-        lines += _seed_lines(self)
+        lines += _seed_lines(self) + _cost_line(self)
         lines += ["", "Next:", *(f"  {command}" for command in self.next)] if self.next else []
         return "\n".join(lines)
 
@@ -229,6 +229,17 @@ def _seed_lines(report: Report) -> list[str]:
                 shown = number(metric, mean), number(metric, low), number(metric, high)
                 found.append(f"{Words().result(result['name'])} over {len(values)} seeds: mean {shown[0]}, from {shown[1]} to {shown[2]}.")
     return found
+
+
+def _cost_line(report: Report) -> list[str]:
+    """Where it ran and what it took, in one line; nothing where that was not noted."""
+    spent, machine = report.cost.get("seconds") or {}, report.machine
+    if not spent or not machine:
+        return []
+    stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in spent.items())
+    peak = report.cost.get("peak_memory_bytes")
+    memory = f"; peak memory {peak / 2**20:,.0f} MiB" if peak else ""
+    return [f"On {machine.get('device')} ({machine.get('processor')}, {machine.get('threads')} threads): {stages}{memory}."]
 
 
 def _plain(value: Any, where: str) -> Any:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, Template
 from markupsafe import Markup
 
-from trunkline.evaluate import charts
-from trunkline.evaluate.metrics import METRICS
-from trunkline.evaluate.wording import Words, change, duration, in_order, number, proof, size, span, with_interval
+from trunkline.evaluation import charts
+from trunkline.evaluation.metrics import METRICS
+from trunkline.evaluation.wording import Words, change, duration, in_order, number, proof, size, span, with_interval
 
 if TYPE_CHECKING:
-    from trunkline.evaluate.report import Report
+    from trunkline.evaluation.report import Report
 
 _ROWS_OPEN = 15  # rows of a long table that are shown before one has to unfold it
 _TEXT = 400

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trunkline.errors import unknown
-from trunkline.evaluate.metrics import METRICS
+from trunkline.evaluation.metrics import METRICS
 
 LANGUAGES = ("en", "zh")
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from trunkline import names
 from trunkline.errors import DataError
-from trunkline.evaluate.calibration import reliability
-from trunkline.evaluate.interval import bootstrap
-from trunkline.evaluate.metrics import compute, confusion, per_class, suited
-from trunkline.evaluate.report import Report, confident_errors
+from trunkline.evaluation.calibration import reliability
+from trunkline.evaluation.interval import bootstrap
+from trunkline.evaluation.metrics import compute, confusion, per_class, suited
+from trunkline.evaluation.report import Report, confident_errors
 from trunkline.types import Rows
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import numpy as np
 from scipy import stats
 
 from trunkline.errors import OptionError
-from trunkline.evaluate.metrics import Metric, check, fitting, right
+from trunkline.evaluation.metrics import Metric, check, fitting, right
 
 LEVEL = 0.95
 _CELLS = 2_000_000  # rows x resamples held at once

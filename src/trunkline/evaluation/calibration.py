@@ -12,7 +12,7 @@ import numpy as np
 from scipy import optimize, special
 
 from trunkline.errors import OptionError
-from trunkline.evaluate.metrics import BINS, bin_of, check, outcomes
+from trunkline.evaluation.metrics import BINS, bin_of, check, outcomes
 
 LOWEST, HIGHEST = 0.05, 20.0
 

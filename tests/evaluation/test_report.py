@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.evaluate.report_samples import SAMPLES
+from tests.evaluation.report_samples import SAMPLES
 from trunkline.errors import ArtefactError, OptionError
-from trunkline.evaluate.report import Report, confident_errors
+from trunkline.evaluation.report import Report, confident_errors
 
 NAMES = sorted(SAMPLES)
 VALUES = st.recursive(

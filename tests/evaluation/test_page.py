@@ -8,9 +8,9 @@ from importlib.resources import files
 
 import pytest
 
-from tests.evaluate.report_samples import CHINESE_LABELS, MESSAGES, SAMPLES, classified
+from tests.evaluation.report_samples import CHINESE_LABELS, MESSAGES, SAMPLES, classified
 from trunkline.errors import OptionError
-from trunkline.evaluate.wording import CHINESE, Words
+from trunkline.evaluation.wording import CHINESE, Words
 
 PAYLOADS = [
     "<script>alert(1)</script>",
@@ -171,7 +171,7 @@ def test_the_page_speaks_the_language_of_the_data():
 
 
 def test_every_phrase_has_its_chinese():
-    folder = files("trunkline.evaluate")
+    folder = files("trunkline.evaluation")
     template = folder.joinpath("report.html.j2").read_text("utf-8")
     code = folder.joinpath("page.py").read_text("utf-8")
     phrases = set(re.findall(r'\bt\("([^"]+)"\)', template)) | set(re.findall(r"""\bwords\(["']([^"']+)["']\)""", code))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.evaluate import charts
-from trunkline.evaluate.charts import Dot, Line
+from trunkline.evaluation import charts
+from trunkline.evaluation.charts import Dot, Line
 
 FINITE = st.floats(-1e9, 1e9)
 

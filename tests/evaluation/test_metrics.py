@@ -10,7 +10,7 @@ from sklearn import config_context
 from sklearn import metrics as oracle
 
 from trunkline.errors import OptionError
-from trunkline.evaluate.metrics import METRICS, compute, confusion, per_class, suited
+from trunkline.evaluation.metrics import METRICS, compute, confusion, per_class, suited
 
 CASES = 200
 

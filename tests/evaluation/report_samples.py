@@ -5,10 +5,10 @@ from functools import cache
 
 import numpy as np
 
-from trunkline.evaluate.calibration import fit_temperature, probabilities, reliability
-from trunkline.evaluate.interval import bootstrap, paired
-from trunkline.evaluate.metrics import METRICS, check, compute, confusion, per_class
-from trunkline.evaluate.report import Report, confident_errors
+from trunkline.evaluation.calibration import fit_temperature, probabilities, reliability
+from trunkline.evaluation.interval import bootstrap, paired
+from trunkline.evaluation.metrics import METRICS, check, compute, confusion, per_class
+from trunkline.evaluation.report import Report, confident_errors
 
 TOPICS = (
     *("card_arrival", "card_lost", "pin_blocked", "refund_missing", "transfer_pending", "top_up_failed", "exchange_rate", "atm_support"),

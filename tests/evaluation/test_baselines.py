@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from trunkline.errors import DataError, OptionError
-from trunkline.evaluate import baselines as module
-from trunkline.evaluate.baselines import baselines, targets
-from trunkline.evaluate.metrics import compute
+from trunkline.evaluation import baselines as module
+from trunkline.evaluation.baselines import baselines, targets
+from trunkline.evaluation.metrics import compute
 
 WORDS = {"ship": "parcel late courier tracking", "pay": "card charged refund fee", "app": "login crash update screen"}
 CHINESE = {"物流": "快递三天没到", "退款": "钱什么时候退给我", "质量": "用了两天就坏了"}

@@ -1,0 +1,190 @@
+"""Whole runs, stopped: by SIGKILL at random moments, by Ctrl-C and SIGTERM, and gone on with by the same call or another."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train.samples import make_rows, settings, without_seconds, write_csv
+from trunkline.data.read import read
+from trunkline.errors import ArtefactError, OptionError
+from trunkline.train.tune import tune
+
+ROOT = Path(__file__).parents[2]
+
+
+def kill(count, seed):
+    folder = ["--folder", "/dev/shm"] if os.access("/dev/shm", os.W_OK) else []  # quicker than a disk, and a kill loses nothing
+    command = [sys.executable, "bench/kills.py", "--kills", str(count), "--seed", str(seed), "--json", *folder]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def test_runs_that_were_killed_end_bit_for_bit_as_those_that_were_not():
+    found = kill(10, seed=0)
+    assert found["kills"] == 10
+    assert found["identical"] == found["runs"] >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1600)
+def test_100_kills():
+    found = kill(100, seed=1)
+    assert found["kills"] == 100
+    assert found["identical"] == found["runs"]
+
+
+LONG = {"epochs": 300, "patience": None, "evaluate_every": 20, "dropout": 0.1, "head_learning_rate": 0.01}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a file of rows and a cache, for all runs of this module."""
+    folder = tmp_path_factory.mktemp("runs")
+    before = os.environ.get("TRUNKLINE_CACHE")
+    os.environ["TRUNKLINE_CACHE"] = str(folder / "cache")
+    write_csv(folder / "rows.csv", make_rows(count=60))
+    yield folder
+    os.environ.pop("TRUNKLINE_CACHE")
+    if before is not None:
+        os.environ["TRUNKLINE_CACHE"] = before
+
+
+@pytest.fixture
+def run(place, tiny_folder):
+    """The call, with what is to be different."""
+
+    def call(out, file="rows.csv", **told):
+        rows = read(place / file, "classify", text="text", label="label")
+        return tune(rows, tiny_folder("bert"), depth=1, settings=settings(**{**LONG, **told}), out=place / out)
+
+    before = torch.get_num_threads()
+    yield call
+    torch.set_num_threads(before)
+
+
+def ended(folder):
+    history = json.loads((folder / "report.json").read_text(encoding="utf-8"))["history"]
+    return (folder / "branch.safetensors").read_bytes(), [without_seconds(one) for one in history]
+
+
+@pytest.fixture(scope="module")
+def clean(place, tiny_folder):
+    """What a run ends with that nobody stopped."""
+    rows = read(place / "rows.csv", "classify", text="text", label="label")
+    tune(rows, tiny_folder("bert"), depth=1, settings=settings(**LONG), out=place / "clean")
+    return ended(place / "clean")
+
+
+def interrupted(call, folder, number=signal.SIGINT):
+    """Run `call` and send this process a signal when the first checkpoints are there."""
+    over = threading.Event()
+
+    def watch():
+        while not over.is_set() and not any(path.name >= "step-00000010" for path in folder.glob("seed-0/step-*")):
+            time.sleep(0.005)
+        if not over.is_set():
+            os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            call()
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_ctrl_c_in_a_run_from_python_leaves_a_checkpoint_that_goes_on_bit_for_bit(run, clean, place):
+    for _ in range(3):
+        interrupted(lambda: run("python"), place / "python.checkpoints")
+        assert not (place / "python").exists()
+    run("python")
+    assert ended(place / "python") == clean
+    assert not (place / "python.checkpoints").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_command_that_is_stopped_leaves_a_checkpoint_that_goes_on_bit_for_bit(number, code, run, clean, place, tiny_folder):
+    out = place / f"stopped{code}"
+    flags = [f"--{key.replace('_', '-')}={'none' if value is None else value}" for key, value in LONG.items()]
+    flags += ["--batch-size=8", "--threads=1", "--checkpoint-seconds=3600", f"--out={out}", f"--model={tiny_folder('bert')}", "--depth=1"]
+    command = [sys.executable, "-m", "trunkline.cli", "tune", str(place / "rows.csv"), "--text=text", "--label=label", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (place / f"stopped{code}.checkpoints" / "seed-0" / "lock").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    time.sleep(0.5)  # some way into the training, where no checkpoint is due for an hour
+    process.send_signal(number)
+    started = time.monotonic()
+    said, errors = process.communicate(timeout=60)
+    assert time.monotonic() - started < 30
+    assert process.returncode == code, errors
+    assert said == ""
+    assert [line for line in errors.splitlines() if line and not line.startswith("note: ")] == [errors.splitlines()[-1]]
+    assert errors.splitlines()[-1].startswith("trunkline: stopped")
+    assert "Traceback" not in errors
+    assert len(list((place / f"stopped{code}.checkpoints" / "seed-0").glob("step-*"))) == 1
+    run(out.name)
+    assert ended(out) == clean
+
+
+def test_changed_rows_and_changed_options_are_refused_by_name_and_force_goes_on(run, place):
+    interrupted(lambda: run("changed"), place / "changed.checkpoints")
+    lines = (place / "rows.csv").read_text(encoding="utf-8").splitlines()
+    (place / "other.csv").write_text("\n".join([*lines[:-1], lines[-1].replace(",", " today,", 1)]) + "\n", encoding="utf-8")
+    for told, keys in (({"file": "other.csv"}, ["rows"]), ({"batch_size": 4, "clip": 2.0}, ["settings.batch_size", "settings.clip"])):
+        with pytest.raises(OptionError, match="belongs to another run") as caught:
+            run("changed", **told)
+        assert caught.value.exit_code == 2
+        assert all(f"{key}: " in str(caught.value) for key in keys)
+        assert str(caught.value).count(" -> ") == len(keys)
+    run("changed", clip=2.0, force=True)
+    assert (place / "changed" / "branch.safetensors").exists()
+
+
+def test_another_number_of_threads_is_a_warning(run, place):
+    interrupted(lambda: run("threads"), place / "threads.checkpoints")
+    with pytest.warns(UserWarning, match=r"machine\.threads changed since the checkpoint"):
+        run("threads", threads=2)
+
+
+def test_a_second_run_with_the_same_out_is_refused_while_the_first_goes_on(run, place):
+    folder, refused = place / "twice.checkpoints", []
+
+    def again():
+        while not (folder / "seed-0").exists() or not list((folder / "seed-0").glob("step-*")):
+            time.sleep(0.005)
+        script = "import sys; from pathlib import Path; from trunkline.train.checkpoint import Checkpoints; Checkpoints(Path(sys.argv[1]), {}).__enter__()"
+        done = subprocess.run([sys.executable, "-c", script, str(folder / "seed-0")], capture_output=True, text=True, check=False)
+        refused.append(done.stderr)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=again)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        run("twice", epochs=10000)
+    thread.join()
+    assert "another run is using this folder" in refused[0]
+
+
+def test_the_whole_call_gives_the_same_branch_twice(run, clean, place):
+    run("again")
+    assert ended(place / "again") == clean
+
+
+def test_out_that_holds_something_else_is_refused_and_left_alone(run, place):
+    (place / "theirs").mkdir()
+    (place / "theirs" / "letter.txt").write_text("dear")
+    with pytest.raises(ArtefactError, match="is not a saved branch"):
+        run("theirs", epochs=1)
+    assert [path.name for path in (place / "theirs").iterdir()] == ["letter.txt"]

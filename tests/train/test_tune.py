@@ -1,0 +1,115 @@
+"""The verb `tune` from rows to a saved branch with its report, for each kind of task, on tiny models."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import trunkline as tl
+from trunkline.data.read import read
+from trunkline.errors import DataError, OptionError
+from trunkline.evaluation.report import Report
+from trunkline.states.store import States
+
+WORDS = {"card": "my card has not arrived yet", "refund": "refund the money to my account", "password": "help me with the password"}
+FAST = tl.Settings(epochs=2, batch_size=8, validation=0.2, test=0.2)
+
+
+def messages(count=60):
+    return [{"text": f"{WORDS[label]} {'please ' * (n % 4)}{n}", "label": label} for n in range(count // 3) for label in WORDS]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(cache):
+    """Every test fills a states store of its own."""
+
+
+@pytest.fixture
+def model(tiny_folder):
+    return tiny_folder("bert")
+
+
+def test_classify_with_seeds_saves_loads_and_reports(model, tmp_path):
+    settings = dataclasses.replace(FAST, seeds=2, task_options="class_weights=balanced")
+    branch = tl.tune(read(messages()), model, depth=1, settings=settings, out=tmp_path / "run")
+    report = branch.report
+    assert [result["name"] for result in report.results] == ["majority", "tfidf", "untuned", "tuned"]
+    assert len(report.results[-1]["seeds"]["accuracy"]) == 2
+    assert len(report.history) == 2
+    assert report.settings["spec"]["weights"]
+    assert report.comparisons[0]["before"] == "untuned"
+    assert set(report.cost["seconds"]) == {"read", "load model", "encode", "tune", "measure"}
+    assert Report.from_json((tmp_path / "run" / "report.json").read_bytes()) == report == tl.load(tmp_path / "run").report
+    assert "<html" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert not (tmp_path / "run.checkpoints").exists()
+    best = max(range(2), key=lambda at: max(h["metrics"]["accuracy"] for h in report.history[at]))
+    value = report.results[-1]["metrics"]["accuracy"]["value"]
+    assert report.results[-1]["seeds"]["accuracy"][best] == pytest.approx(value), "the branch kept is that of the best seed"
+
+
+def test_a_second_task_on_the_same_texts_encodes_nothing(model, monkeypatch):
+    rows = messages()
+    tl.tune(read(rows), model, depth=1, settings=FAST)
+    appended = []
+    monkeypatch.setattr(States, "commit", lambda self, draft: appended.append(len(draft)))
+    other = tl.tune(read([{**row, "label": "long" if len(row["text"]) > 33 else "short"} for row in rows]), model, depth=1, settings=FAST)
+    assert sum(appended) == 0
+    assert other.spec.labels == ("long", "short")
+
+
+def test_any_number_of_labels_a_text(model, tmp_path):
+    rows = [{**row, "label": [row["label"], "polite"] if "please" in row["text"] else [row["label"]]} for row in messages()]
+    branch = tl.tune(read(rows), model, depth=1, settings=FAST, out=tmp_path / "run")
+    assert branch.spec.multi_label
+    assert all(isinstance(answer.value, list) for answer in tl.load(tmp_path / "run").predict(["please my card"]))
+    assert "exact match" in str(branch.report).lower() or "accuracy" in str(branch.report).lower()
+
+
+def test_a_number_for_a_pair_of_texts(model, tmp_path):
+    rows = [{"text": row["text"], "text_b": row["text"][:n], "label": float(n)} for n, row in enumerate(messages())]
+    branch = tl.tune(read(rows, "regress"), model, depth=1, method="lora:rank=2", settings=FAST, out=tmp_path / "run")
+    assert branch.report.scatter is not None
+    assert branch.report.confusion is None
+    answers = tl.load(tmp_path / "run").predict([("my card", "card"), ("refund", "money")])
+    assert all(np.isfinite(answer.value) and answer.probability is None for answer in answers)
+
+
+def test_a_decoder_pools_its_last_token_unless_told_otherwise(tiny_folder):
+    llama = tiny_folder("llama")
+    assert tl.tune(read(messages()), llama, depth=1, settings=FAST).spec.pooling == "last"
+    told = dataclasses.replace(FAST, task_options="pooling=mean")
+    assert tl.tune(read(messages()), llama, depth=1, settings=told).spec.pooling == "mean"
+
+
+def test_the_whole_model_needs_no_store(model, cache):
+    branch = tl.tune(read(messages()), model, depth="all", settings=FAST)
+    assert not (cache / "states").exists()
+    assert branch.report.model["trained"] > sum(p.numel() for p in branch.backbone.stack.get_submodule("embeddings").parameters())
+    assert branch.predict("my card")[0].value in WORDS
+
+
+def test_without_test_rows_the_report_says_that_its_figures_are_too_good(model):
+    branch = tl.tune(read(messages()), model, depth=0, method="probe", settings=dataclasses.replace(FAST, test=0.0))
+    assert any("no test rows" in note for note in branch.report.data["notes"])
+
+
+def test_what_cannot_be_tuned_is_refused_before_the_model_is_loaded(tmp_path):
+    with pytest.raises(DataError, match="one class"):
+        tl.tune(read([{"text": f"text {n}", "label": "same"} for n in range(20)]), tmp_path / "no such model")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"), [({"depth": 9}, "3 layers"), ({"method": "lore"}, "Did you mean 'lora'"), ({"method": "lora:rnk=3"}, "rank")]
+)
+def test_a_wrong_choice_is_named_with_what_is_allowed(model, wrong, said):
+    with pytest.raises(OptionError, match=said):
+        tl.tune(read(messages()), model, settings=FAST, **wrong)
+
+
+def test_evaluate_on_other_rows(model, tmp_path):
+    branch = tl.tune(read(messages()), model, depth=1, settings=FAST)
+    report = tl.evaluate(branch, read(messages(30)))
+    assert report.data["rows"] == {"test": 30}
+    assert report.results[-1]["metrics"]["accuracy"]["low"] <= report.results[-1]["metrics"]["accuracy"]["value"]
+    with pytest.raises(DataError, match="unknown"):
+        tl.evaluate(branch, read([{"text": "a text", "label": "other"}, {"text": "b text", "label": "card"}]))
