@@ -6,8 +6,9 @@
 Each run is a process of its own, forked from this one (only one thread ever runs here, and torch is loaded once, so a run is up
 in a millisecond). It goes from a CSV file to a saved branch: read, split, encode into an empty store, train with a checkpoint
 after every step, measure, save. A run is killed, started again by the same call, killed again, until it ends. "identical" counts
-the runs whose branch.safetensors equals that of the clean run byte for byte and whose history (losses, metrics) is the same.
-A warning or an error in a run that goes on is a failure: a kill must never look like damage. Exit code 1 unless all are identical.
+the runs whose branch.safetensors equals that of the clean run byte for byte and whose history (losses, metrics) is the same;
+"without strays" those after which no temporary file is left.
+A warning or an error in a run that goes on is a failure: a kill must never look like damage. Exit code 1 unless all are both.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def main() -> int:
         prepare(folder)
         found = kill_runs(folder, told.kills, random.Random(told.seed))
     print(json.dumps(found) if told.json else "\n".join(f"{key:>12}: {value}" for key, value in found.items()))
-    return 0 if found["identical"] == found["runs"] and found["kills"] >= told.kills else 1
+    return 0 if found["identical"] == found["without strays"] == found["runs"] and found["kills"] >= told.kills else 1
 
 
 def prepare(folder: Path) -> None:
@@ -87,21 +88,24 @@ def kill_runs(folder: Path, wanted: int, chance: random.Random) -> dict:
         wait(child(lambda: job(folder, mode, f"clean {mode}")))  # noqa: B023 - the child runs at once
         seconds[mode] = time.perf_counter() - started
         clean[mode] = result(folder / f"clean {mode}")
-    kills = runs = resumes = identical = 0
+    kills = runs = identical = clear = 0
     reached: Counter[str] = Counter()
     while kills < wanted:
         mode, name = list(MODES)[runs % len(MODES)], f"run{runs}"
-        of_this = 0
-        while of_this < KILLS_A_RUN and kills < wanted and killed_after(chance.random() * seconds[mode], folder, mode, name):
-            of_this, kills, resumes = of_this + 1, kills + 1, resumes + 1
-            reached[stage(folder, name)] += 1
-        if not (folder / name / "manifest.json").exists() or (folder / f"{name}.checkpoints").exists():
+        of_this, over = 0, False
+        while not over and of_this < KILLS_A_RUN and kills < wanted:
+            over = not killed_after(chance.random() * seconds[mode], folder, mode, name)
+            if not over:
+                of_this, kills = of_this + 1, kills + 1
+                reached[stage(folder, name)] += 1
+        if not over:
             wait(child(lambda: job(folder, mode, name)))  # noqa: B023
         runs += 1
-        identical += result(folder / name) == clean[mode] and not strays(folder)
+        identical += result(folder / name) == clean[mode]
+        clear += not strays(folder)
         for path in (folder / name, folder / f"{name}.cache"):
             shutil.rmtree(path, ignore_errors=True)
-    return {"kills": kills, "resumes": resumes, "runs": runs, "identical": identical, "killed": dict(sorted(reached.items()))}
+    return {"kills": kills, "runs": runs, "identical": identical, "without strays": clear, "killed": dict(sorted(reached.items()))}
 
 
 def killed_after(pause: float, folder: Path, mode: str, name: str) -> bool:
@@ -126,7 +130,9 @@ def stage(folder: Path, name: str) -> str:
 def result(folder: Path) -> tuple[bytes, list]:
     """What must be the same: the weights, and the history but for its seconds."""
     history = json.loads((folder / "report.json").read_text(encoding="utf-8"))["history"]
-    return (folder / "branch.safetensors").read_bytes(), [{k: v for k, v in entry.items() if k != "seconds"} for run in history for entry in run]
+    return (folder / "branch.safetensors").read_bytes(), [
+        {k: v for k, v in entry.items() if k != "seconds"} for run in history for entry in run
+    ]
 
 
 def strays(folder: Path) -> list[str]:

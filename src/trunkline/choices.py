@@ -72,10 +72,10 @@ def convert(value: Any, hint: Any, where: str) -> Any:
         if option in (int, float) and isinstance(value, str | int | float) and not isinstance(value, bool):
             try:
                 number = option(value)
-            except ValueError:
+                if number == float(value) and abs(number) != float("inf"):
+                    return number
+            except (ValueError, OverflowError):  # not a number, or too large for one
                 continue
-            if number == float(value) and number == number and abs(number) != float("inf"):
-                return number
         if option in (str, bool) and isinstance(value, option):
             return value
     names = " or ".join(getattr(o, "__name__", str(o)).replace("NoneType", "none") for o in options)

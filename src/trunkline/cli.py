@@ -51,12 +51,10 @@ def main() -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("trunkline: stopped. What was finished is kept: run the same command again to go on.", err=True)
-        sys.exit(130)
-    except _TerminatedError:
-        click.echo("trunkline: stopped by SIGTERM. What was finished is kept: run the same command again to go on.", err=True)
-        sys.exit(143)
+    except (KeyboardInterrupt, click.Abort) as error:  # click makes an Abort of both, and keeps which as its cause
+        by, code = (" by SIGTERM", 143) if isinstance(error.__cause__ or error, _TerminatedError) else ("", 130)
+        click.echo(f"trunkline: stopped{by}. What was finished is kept: run the same command again to go on.", err=True)
+        sys.exit(code)
 
 
 class _TerminatedError(KeyboardInterrupt):

@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +26,7 @@ from trunkline.train.checkpoint import Checkpoints
 STEPS = ("_write", "_rename", "_exchange", "_sync_folder", "_forget")
 SAVES = ((1, 1), (2, 2), (3, 3), (3, 4))
 """Step and content of each save: the third drops the first, the fourth takes the place of the third."""
+SAVES_OF_ONE_STEP = ((1, 1), (1, 2))
 
 
 def die_at(point: int) -> None:
@@ -73,22 +74,22 @@ def save(kept: Checkpoints, step: int, content: int, groups: tuple[str, ...] = (
     kept.save(step, tensors, {"content": content})
 
 
-def save_all(folder: Path, done: Path, after: int = 0) -> None:
+def save_all(folder: Path, done: Path, saves: Sequence[tuple[int, int]]) -> None:
     with Checkpoints(folder, {}) as kept:
-        for step, content in SAVES[after:]:
+        for step, content in saves:
             save(kept, step, content)
             with done.open("a") as file:
                 file.write(".")
 
 
-def checkpoints(folder: Path, prepare: Callable[[], None]) -> dict:
+def checkpoints(folder: Path, prepare: Callable[[], None], saves: Sequence[tuple[int, int]]) -> dict:
     """Every save, killed at each point: what is read then is whole, and is what was saved last or what was being saved."""
     folder.mkdir()
-    point, whole, ended, alive = 0, 0, 0, False
+    point, whole, ended, alive, steps = 0, 0, 0, False, min(2, len({step for step, _ in saves}))
     while not alive:
         target, done = folder / f"at{point}", folder / f"done{point}"
         done.touch()
-        alive = not killed(lambda: (prepare(), die_at(point), save_all(target, done)))  # noqa: B023 - the child runs at once
+        alive = not killed(lambda: (prepare(), die_at(point), save_all(target, done, saves)))  # noqa: B023 - the child runs at once
         finished = done.stat().st_size
         with Checkpoints(target, {}) as kept:
             found = kept.latest()
@@ -96,9 +97,9 @@ def checkpoints(folder: Path, prepare: Callable[[], None]) -> dict:
         content = found[1]["content"] if found else 0
         same = found is None or all(bool((tensors["x"] == content).all()) for tensors in found[0].values())
         whole += same and clean and content in (finished, finished + 1)
-        killed(lambda: save_all(target, done, min(content, 3)))  # noqa: B023
+        killed(lambda: save_all(target, done, saves[content:] or saves[-1:]))  # noqa: B023
         with Checkpoints(target, {}) as kept:
-            ended += kept.latest()[1]["content"] == 4 and len(list(target.glob("step-*"))) == 2 and not strays(target)
+            ended += kept.latest()[1]["content"] == saves[-1][1] and len(list(target.glob("step-*"))) == steps and not strays(target)
         point += 1
     return {"kills": point - 1, "whole": whole - 1, "ended": ended - 1}
 
@@ -158,8 +159,8 @@ if __name__ == "__main__":
     place = Path(sys.argv[1])
     tiny.save("bert", place / "model")
     found = {
-        "checkpoints": checkpoints(place / "c", lambda: None),
-        "checkpoints, no exchange": checkpoints(place / "d", without_exchange),
+        "checkpoints": checkpoints(place / "c", lambda: None, SAVES),
+        "checkpoints, no exchange": checkpoints(place / "d", without_exchange, SAVES_OF_ONE_STEP),
         "branch": branch(place / "b", lambda: None),
         "branch, no exchange": branch(place / "e", without_exchange),
         "locks": locks(place / "l"),

@@ -33,10 +33,10 @@ def crashes(tmp_path_factory):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("kind", ["checkpoints", "checkpoints, no exchange"])
-def test_a_save_that_is_killed_at_any_point_leaves_the_old_or_the_new_checkpoint(kind, crashes):
+@pytest.mark.parametrize(("kind", "least"), [("checkpoints", 60), ("checkpoints, no exchange", 30)])
+def test_a_save_that_is_killed_at_any_point_leaves_the_old_or_the_new_checkpoint(kind, least, crashes):
     found = crashes[kind]
-    assert found["kills"] >= 60
+    assert found["kills"] >= least
     assert found["whole"] == found["kills"]
     assert found["ended"] == found["kills"], "and the next run goes on and cleans up"
 
@@ -138,7 +138,10 @@ def test_when_all_are_damaged_it_is_an_error(two):
     chance = random.Random(1)
     for step in (1, 2):
         flip(two.folder / f"step-0000000{step}" / "weights.safetensors", chance)
-    with pytest.warns(UserWarning, match="Going back"), pytest.raises(ArtefactError, match="all 2 checkpoints are damaged. Delete the folder"):
+    with (
+        pytest.warns(UserWarning, match="Going back"),
+        pytest.raises(ArtefactError, match=r"all 2 checkpoints are damaged. Delete the folder"),
+    ):
         two.latest()
 
 
@@ -161,21 +164,19 @@ def test_a_checkpoint_with_a_file_too_many_or_too_few_is_not_used(change, two):
         assert content(two) == (1, 1)
 
 
-def test_a_checkpoint_that_cannot_be_read_is_passed_over(two, monkeypatch):
-    """EIO from the disk, at any of the files."""
+@pytest.mark.parametrize("name", ["weights.safetensors", "state.json", storage.MANIFEST])
+def test_a_checkpoint_that_cannot_be_read_is_passed_over(name, two, monkeypatch):
+    """EIO from the disk, at one of the files."""
     plain = Path.read_bytes
 
     def fail(path):
-        if path.parent.name == "step-00000002" and path.name == name:
+        if path == two.folder / "step-00000002" / name:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return plain(path)
 
-    for name in ("weights.safetensors", "state.json", storage.MANIFEST):
-        monkeypatch.setattr(Path, "read_bytes", fail)
-        with pytest.warns(UserWarning, match="Input/output error"):
-            found = two.latest()
-        monkeypatch.undo()
-        assert found[1]["content"] == 1
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.warns(UserWarning, match="Input/output error"):
+        assert content(two) == (1, 1)
 
 
 # Another run
@@ -202,9 +203,9 @@ def test_a_change_of_data_or_options_is_refused_with_what_changed_unless_forced(
 def test_another_machine_is_a_warning(tmp_path):
     with Checkpoints(tmp_path / "c", {"machine.threads": 1, "machine.torch": "2"}) as kept:
         save(kept, 1, 1)
-    with Checkpoints(tmp_path / "c", {"machine.threads": 2, "machine.torch": "2"}) as kept:
-        with pytest.warns(UserWarning, match=r"machine\.threads changed since the checkpoint, so the result may differ"):
-            assert content(kept) == (1, 1)
+    warned = pytest.warns(UserWarning, match=r"machine\.threads changed since the checkpoint, so the result may differ")
+    with Checkpoints(tmp_path / "c", {"machine.threads": 2, "machine.torch": "2"}) as kept, warned:
+        assert content(kept) == (1, 1)
 
 
 def test_two_runs_in_one_folder_are_not_possible_and_one_after_the_other_is(tmp_path):
@@ -225,6 +226,7 @@ def test_a_lock_on_a_folder_that_was_cleared_away_is_no_lock(tmp_path):
 
 # A disk that fails
 
+AFTER_THE_RENAME = 6
 POINTS = ("_write", "_rename", "_sync_folder", "_exchange")
 
 
@@ -254,29 +256,26 @@ def failing(monkeypatch):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT, errno.EACCES])
 def test_a_disk_that_fails_at_any_point_is_one_clear_error_and_loses_nothing(number, tmp_path, failing, monkeypatch):
-    failures, point, failed = 0, 0, True
+    said, point, failed = [], 0, True
     while failed:
         with Checkpoints(tmp_path / str(point), {}) as kept:
             for step in (1, 2):
                 save(kept, step, step)
-            with monkeypatch.context():
-                failing(point, number)
-                try:
-                    save(kept, 3, 3)
-                    failed = False
-                except ArtefactError as error:
-                    failures += 1
-                    assert os.strerror(number) in str(error)
-                    assert "run the same command again" in str(error)
-                    assert "\n" not in str(error)
+            failing(point, number)
+            try:
+                save(kept, 3, 3)
+                failed = False
+            except ArtefactError as error:
+                said.append(str(error))
             monkeypatch.undo()
-            assert content(kept)[0] in (2, 3)
-            assert not failed or content(kept)[0] == 2 or point >= 5
+            there = content(kept)[0]
+            assert there == 2 or (there == 3 and (not failed or point >= AFTER_THE_RENAME))
             assert not strays(kept.folder)
             save(kept, 3, 3)
             assert content(kept) == (3, 3)
         point += 1
-    assert failures == point - 1 >= 8, "four writes, the folder's sync, the rename, the sync above, the rename of the pruned one"
+    assert len(said) == point - 1 == 8, "four writes, the folder's sync, the rename, the sync above, the rename of the pruned one"
+    assert all(os.strerror(number) in one and "run the same command again" in one and "\n" not in one for one in said)
 
 
 def test_too_little_space_is_said_before_anything_is_written(two, monkeypatch):

@@ -70,7 +70,12 @@ def test_without_a_gain_plateau_halves_the_rate(tiny_folder):
     branch = make_branch(tiny_folder("bert"), rows)
     told = settings(schedule="plateau", warmup=0.0, epochs=5, patience=None, head_learning_rate=1e-9)
     progress = fit(
-        branch.network, make_data(branch, rows), told, learning_rate=1e-9, seed=0, on_step=lambda p, steps: seen.append((p.waited, p.factor))
+        branch.network,
+        make_data(branch, rows),
+        told,
+        learning_rate=1e-9,
+        seed=0,
+        on_step=lambda p, steps: seen.append((p.waited, p.factor)),
     )
     assert progress.waited == 4, "at this rate nothing changes, so only the first evaluation is a gain"
     assert progress.factor == 0.5**4
@@ -80,7 +85,9 @@ def test_without_a_gain_plateau_halves_the_rate(tiny_folder):
 def test_the_rate_of_the_head_is_its_own(tiny_folder):
     start = make_branch(tiny_folder("bert"), make_rows())
     before = {name: p.detach().clone() for name, p in start.network.learned().items()}
-    told = settings(optimizer="sgd", learning_rate=None, head_learning_rate=0.05, weight_decay=0.0, clip=None, epochs=1, batch_size=48, warmup=0.0)
+    told = settings(
+        optimizer="sgd", learning_rate=None, head_learning_rate=0.05, weight_decay=0.0, clip=None, epochs=1, batch_size=48, warmup=0.0
+    )
     rates = {}
     for head_rate in (0.05, 0.1):
         branch, _ = train(tiny_folder("bert"), settings(**{**told.__dict__, "head_learning_rate": head_rate}), rate=1e-9)
@@ -152,13 +159,17 @@ def test_the_gradient_is_clipped_to_the_limit(tiny_folder):
         before = {n: p.detach().clone() for n, p in make_branch(tiny_folder("bert"), rows).network.learned().items()}
         told = settings(optimizer="sgd", clip=clip, epochs=1, batch_size=48, warmup=0.0, weight_decay=0.0, head_learning_rate=1e-3)
         branch, _ = train(tiny_folder("bert"), told, rate=1e-3)
-        moved[clip] = math.sqrt(sum(float((p.detach() - before[n]).double().square().sum()) for n, p in branch.network.learned().items())) / 1e-3
+        moved[clip] = (
+            math.sqrt(sum(float((p.detach() - before[n]).double().square().sum()) for n, p in branch.network.learned().items())) / 1e-3
+        )
     assert moved[1e-2] == pytest.approx(1e-2, rel=1e-2)
     assert moved[None] > 0.1
     assert moved[1e6] == pytest.approx(moved[None], rel=1e-3)
 
 
-@pytest.mark.parametrize("told", [{}, {"class_weights": "balanced", "label_smoothing": 0.1}, {"focal_gamma": 2.0}], ids=["plain", "weighted", "focal"])
+@pytest.mark.parametrize(
+    "told", [{}, {"class_weights": "balanced", "label_smoothing": 0.1}, {"focal_gamma": 2.0}], ids=["plain", "weighted", "focal"]
+)
 @pytest.mark.parametrize("depth", [1, ALL])
 def test_accumulation_changes_neither_order_nor_result(depth, told, tiny_folder):
     rows = make_rows(count=45)  # the last batch has 5 rows: parts of unequal size
@@ -269,7 +280,7 @@ def test_another_seed_gives_other_weights_and_the_global_generator_is_left_alone
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("stop", [1, 5, 6, 7, 13])
+@pytest.mark.parametrize("stop", [1, 6, 13])
 def test_a_run_that_was_stopped_after_any_step_goes_on_bit_for_bit(stop, optimizer, tiny_folder, tmp_path):
     """Every optimizer's state, an epoch's border, a plateau's factor and the losses that wait for the next evaluation."""
     told = settings(optimizer=optimizer, schedule="plateau", dropout=0.1, evaluate_every=4, patience=None)
@@ -327,7 +338,9 @@ def test_a_skipped_step_leaves_the_weights_as_they_were(tiny_folder):
         states[progress.step] = weights(branch)
 
     states[0] = weights(branch)
-    progress = fit(branch.network, make_data(branch, rows, spoil(20)(branch)), settings(patience=None), learning_rate=RATE, seed=0, on_step=look)
+    progress = fit(
+        branch.network, make_data(branch, rows, spoil(20)(branch)), settings(patience=None), learning_rate=RATE, seed=0, on_step=look
+    )
     assert progress.bad
     for step in range(progress.step):
         assert (states[step + 1] == states[step]) == (step in progress.bad)

@@ -23,12 +23,16 @@ def number(request):
 
 def test_a_signal_waits_for_the_end_of_the_block(number):
     done = []
-    with pytest.raises(KeyboardInterrupt) as caught:
+
+    def work():
         with held():
             os.kill(os.getpid(), number)
             os.kill(os.getpid(), number)
             done.append("whole")
         done.append("after")
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        work()
     assert done == ["whole"]
     assert caught.value.args == (number,)
 

@@ -19,23 +19,23 @@ from trunkline.types import Answer, Batch, Item, Output, Row, Rows, Spec
 
 METRICS = ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "macro_precision", "macro_recall", "mcc", "roc_auc", "ece")
 """The first is what early stopping watches unless told otherwise."""
+THRESHOLD = 0.5
+"""A label of a multi-label text is given from this probability on; the metrics count with the same."""
 
 
 @dataclass(frozen=True)
 class TaskSpec(Spec):
     """class_weights: "none", or "balanced" (N / (K x rows of the class), at most 10).
 
-    label_smoothing: share of the target spread evenly. Source: Szegedy et al. 2016, section 7.
+    label_smoothing: share of the target spread evenly; none: 0.1 with one label a text, 0 with several. Source: Szegedy et al. 2016, section 7.
     focal_gamma: 0 is plain cross-entropy. Source: Lin et al. 2017 (focal loss), equation 4.
-    threshold: the probability from which a label of a multi-label text is given.
     """
 
     task: str = "classify"
     multi_label: bool = False
     class_weights: str = "none"
-    label_smoothing: float = 0.1
+    label_smoothing: float | None = None
     focal_gamma: float = 0.0
-    threshold: float = 0.5
     dropout: float = 0.1
     labels: tuple[str, ...] = field(default=(), metadata={"learned": True})
     weights: tuple[float, ...] = field(default=(), metadata={"learned": True})
@@ -45,9 +45,8 @@ class TaskSpec(Spec):
         super().__post_init__()
         one_of("pooling", self.pooling, POOLINGS)
         one_of("class_weights", self.class_weights, ("none", "balanced"))
-        between("label_smoothing", self.label_smoothing, 0.0, 0.9)
+        between("label_smoothing", self.label_smoothing or 0.0, 0.0, 0.9)
         between("focal_gamma", self.focal_gamma, 0.0, 10.0)
-        between("threshold", self.threshold, 0.0, 1.0)
         between("dropout", self.dropout, 0.0, 0.9)
 
     def learned_from(self, rows: Rows) -> dict[str, Any]:
@@ -61,7 +60,8 @@ class TaskSpec(Spec):
         share = {label: len(rows) / (len(labels) * counts[label]) for label in labels}
         weights = tuple(min(10.0, share[label]) for label in labels) if self.class_weights == "balanced" else ()
         multi = self.multi_label or any(isinstance(row["label"], list | tuple) for row in rows)
-        return {"labels": labels, "weights": weights, "multi_label": multi}
+        smoothing = self.label_smoothing if self.label_smoothing is not None else 0.0 if multi else 0.1
+        return {"labels": labels, "weights": weights, "multi_label": multi, "label_smoothing": smoothing}
 
 
 def prepare(row: Row, tokenizer: Any, spec: TaskSpec) -> Item:
@@ -92,14 +92,15 @@ def loss(out: Output, batch: Batch) -> torch.Tensor:
     so that a batch gives the same gradient whole or in parts.
     """
     spec, logits, targets = batch.spec, out.logits.float(), batch.targets
+    smoothing = spec.label_smoothing or 0.0
     weights = torch.tensor(spec.weights, device=logits.device) if spec.weights else None
     if spec.multi_label:
-        smooth = targets * (1 - spec.label_smoothing) + spec.label_smoothing / 2
+        smooth = targets * (1 - smoothing) + smoothing / 2
         each = functional.binary_cross_entropy_with_logits(logits, smooth, reduction="none")
         right = torch.where(targets > 0.5, logits.sigmoid(), 1 - logits.sigmoid())
         each = each * (1 - right) ** spec.focal_gamma if spec.focal_gamma else each
         return (each * weights if weights is not None else each).mean()
-    each = functional.cross_entropy(logits, targets, reduction="none", label_smoothing=spec.label_smoothing)
+    each = functional.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
     if spec.focal_gamma:
         each = each * (1 - logits.softmax(1).gather(1, targets[:, None])[:, 0]) ** spec.focal_gamma
     return (each * weights[targets] if weights is not None else each).mean()
@@ -112,8 +113,8 @@ def decode(out: Output, batch: Batch, spec: TaskSpec) -> list[Answer]:
     answers = []
     for row in scores:
         if spec.multi_label:
-            value: Any = [label for label, p in zip(spec.labels, row) if p >= spec.threshold]
-            sure = math.prod(float(p) if p >= spec.threshold else 1 - float(p) for p in row)
+            value: Any = [label for label, p in zip(spec.labels, row) if p >= THRESHOLD]
+            sure = math.prod(float(p) if p >= THRESHOLD else 1 - float(p) for p in row)
         else:
             value, sure = spec.labels[int(row.argmax())], float(row.max())
         answers.append(Answer(value, row, sure))

@@ -36,7 +36,7 @@ class Checkpoints:
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> Checkpoints:
-        self._lock = _lock(self.folder)
+        self._lock = lock(self.folder)
         storage.remove_leftovers(self.folder, "step-*")
         return self
 
@@ -95,8 +95,8 @@ class Checkpoints:
             )
 
 
-def _lock(folder: Path) -> IO[str]:
-    """The open lock file of a folder, which is made where it is missing. The system gives the lock back when a process dies.
+def lock(folder: Path) -> IO[str]:
+    """The lock of a folder, which is made where it is missing. Closing it gives it back; so does the end of the process, however it ends.
 
     Raises: ArtefactError when another run holds it, or nothing can be written there.
     """

@@ -27,7 +27,7 @@ from trunkline.states.encode import EncodeReport, encode
 from trunkline.states.store import States
 from trunkline.train import machine
 from trunkline.train.account import Run, account
-from trunkline.train.checkpoint import Checkpoints
+from trunkline.train.checkpoint import Checkpoints, lock
 from trunkline.train.fit import Data, Progress, epochs, fit
 from trunkline.train.settings import Settings
 from trunkline.types import Item, Rows
@@ -59,14 +59,20 @@ def tune(
         items = {name: make(0).prepare(part) for name, part in parts.parts().items()}
     with job.timed("encode"):
         source, encoded = _states(backbone, depth, items, job.settings.states)
-    with job.timed("tune"):
-        data = Data(items["train"], items["validation"], source, make(0).spec, backbone.tokenizer.pad_id)
-        about = {"rows": [part.fingerprint for part in parts.parts().values()], "method": method, "depth": depth, "backbone": backbone.id}
-        fitted = [job.fit(make, data, job.settings.seed + number, about) for number in range(job.settings.seeds)]
-    result = account(Run(parts, findings, items, source, encoded, fitted, job.settings, method, job.seconds, _command()))
-    if job.out:
-        result.save(job.out)
-        job.forget_checkpoints()
+    with job.alone():
+        with job.timed("tune"):
+            data = Data(items["train"], items["validation"], source, make(0).spec, backbone.tokenizer.pad_id)
+            about = {
+                "rows": [part.fingerprint for part in parts.parts().values()],
+                "method": method,
+                "depth": depth,
+                "backbone": backbone.id,
+            }
+            fitted = [job.fit(make, data, job.settings.seed + number, about) for number in range(job.settings.seeds)]
+        result = account(Run(parts, findings, items, source, encoded, fitted, job.settings, method, job.seconds, _command()))
+        if job.out:
+            result.save(job.out)
+            job.forget_checkpoints()
     return result
 
 
@@ -131,6 +137,16 @@ class _Job:
     @property
     def checkpoints(self) -> Path | None:
         return self.out.with_name(f"{self.out.name}.checkpoints") if self.out else None
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep every other run away from `out` until the branch is saved there; clear away what a killed one left."""
+        if not self.checkpoints:
+            yield
+            return
+        with lock(self.checkpoints):
+            storage.remove_leftovers(self.checkpoints.parent, self.checkpoints.name)
+            yield
 
     def fit(self, make: Callable[[int], Branch], data: Data, seed: int, about: dict[str, Any]) -> tuple[Branch, Progress]:
         """One run of the loop, with checkpoints where there is a folder, and a bar of its rows."""
