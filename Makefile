@@ -24,7 +24,7 @@ demo-zh: $(VENV)/installed
 	$(BIN)/trunkline demo --language zh
 
 test: $(VENV)/installed-dev
-	$(PYTEST) -n 2 -m "not slow and not real"
+	$(PYTEST) -n 2 --dist worksteal --durations=5 -m "not slow and not real"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

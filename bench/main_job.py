@@ -11,7 +11,6 @@ choose anything. Rows of train whose text stands in validation or test too are d
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import tempfile

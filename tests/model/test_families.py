@@ -104,10 +104,12 @@ def test_an_encoder_decoder_takes_the_states_as_encoder_outputs(tiny_folder):
     model = T5ForConditionalGeneration(backbone.config).eval()
     model.encoder.load_state_dict(backbone.stack.state_dict())
     ids, mask, _ = _texts(backbone)
-    labels = ids[:, :4].contiguous()
+    said = ids[:, :4].contiguous()
     for depth in range(backbone.layers + 1):
         hidden = backbone.trunk(depth)(ids, mask)
         with torch.no_grad():
             states = Network(backbone, depth, Nothing()).eval()(Batch(hidden, mask, torch.arange(len(ids)), Spec())).hidden
-            got = model(encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=mask.long(), labels=labels).logits
-            assert torch.equal(got, model(input_ids=ids, attention_mask=mask.long(), labels=labels).logits)
+            got = model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=mask.long(), decoder_input_ids=said
+            ).logits
+            assert torch.equal(got, model(input_ids=ids, attention_mask=mask.long(), decoder_input_ids=said).logits)

@@ -45,6 +45,13 @@ class Network(nn.Module):
             return self.upper.get_submodule(self._norm)(batch.hidden) if self._norm else batch.hidden
         return self.upper(inputs_embeds=batch.hidden, attention_mask=mask).last_hidden_state
 
+    def train(self, mode: bool = True) -> Network:
+        """As in torch, but layers of which nothing is trained stay in eval mode: a probe reads the model as it is, without dropout."""
+        super().train(mode)
+        if not any(p.requires_grad for p in self.upper.parameters()):
+            self.upper.eval()
+        return self
+
     def learned(self) -> dict[str, nn.Parameter]:
         """The trainable parameters by name: what a branch saves, and all that training changes."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}

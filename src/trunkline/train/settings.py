@@ -14,7 +14,7 @@ from trunkline.errors import OptionError
 OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop")
 SCHEDULES = ("linear", "cosine", "constant", "plateau")
 STATES = ("float16", "float32", "int8")
-SPLITS = ("label", "group", "time")
+SPLITS = ("label", "group", "time", "given")
 
 
 def _say(default: Any, text: str) -> Any:
