@@ -171,12 +171,14 @@ def load_backbone(name: str | Path, *, device: str | torch.device = "cpu", dtype
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's bar, which is over before it can be read."""
-    shown = transformers_logging.is_progress_bar_enabled()
+    """Without the library's bar and its list of missing tensors: what is missing is judged by `load_backbone`."""
+    shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(level)
         if shown:
             transformers_logging.enable_progress_bar()
 
