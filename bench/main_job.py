@@ -98,7 +98,7 @@ def _one(name: str, parts: Split, model: str, depth: str, asked: argparse.Namesp
             print(f"{name:10} {result['name']:>18}: {_figure(result, report)}   {result['seconds']:.1f} s", flush=True)
     tuned, seconds = report.results[-1], report.cost["seconds"]
     main_metric = report.comparisons[0]["metric"]
-    every = (tuned["seeds"] or {}).get(main_metric, [tuned["metrics"][main_metric]["value"]])
+    every = (tuned.get("seeds") or {}).get(main_metric, [tuned["metrics"][main_metric]["value"]])
     print(
         f"{name:10} {'depth ' + depth:>18}: {_figure(tuned, report)}   seeds {', '.join(f'{100 * v:.2f}' for v in every)}, mean "
         f"{100 * sum(every) / len(every):.2f}   encode {seconds['encode']:.0f} s, tune {seconds['tune'] / asked.seeds:.0f} s a seed, peak "
