@@ -4,9 +4,10 @@
     python bench/main_job.py banking77 sst2 cold stsb --out bench/out
 
 Needs the data in the folder that TRUNKLINE_DATA names (default ../shared/data). Times are of one process with --threads threads; the
-states of each depth are computed fresh, in a cache folder of its own that is deleted at the end. Within a run nothing of the test
-rows is used to choose anything; but the defaults of `full` (learning rates, label smoothing, epochs) were settled after two trial runs whose
-Banking77 test accuracy was seen (93.0 and 93.3), and after trials on parts of the embedded messages. So Banking77 is not untouched. Rows of train whose text stands in validation or test too are dropped, and the count is in the notes.
+states of each depth are computed fresh, in a cache folder of its own that is deleted at the end. Within a run nothing of the test rows
+is used to choose anything; but the defaults of `full` (learning rates, label smoothing, epochs) were settled after two trial runs
+whose Banking77 test accuracy was seen (93.0 and 93.3), and after trials on parts of the embedded messages. So Banking77 is not
+untouched. Rows of train whose text stands in validation or test too are dropped, and the count is in the notes.
 """
 
 from __future__ import annotations
