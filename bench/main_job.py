@@ -1,7 +1,7 @@
 """The main job on real data: before and after, at several depths, with intervals and seeds. Prints a table; writes JSON.
 
     python bench/main_job.py banking77 --depths 0 1 2 all --seeds 3
-    python bench/main_job.py banking77 sst2 cold stsb --out bench/out
+    python bench/main_job.py sst2 cold stsb --depths 0 auto --budget 5m
 
 Needs the data in the folder that TRUNKLINE_DATA names (default ../shared/data). Times are of one process with --threads threads; the
 states of each depth are computed fresh, in a cache folder of its own that is deleted at the end. Within a run nothing of the test rows
@@ -26,6 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from trunkline.data.quality import drop_leaks
 from trunkline.data.read import read
 from trunkline.data.split import Split, split
+from trunkline.evaluation.report import search_lines
 from trunkline.train.settings import Settings
 from trunkline.train.tune import tune
 from trunkline.types import Rows
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, help="train on so many rows, drawn by seed 0")
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--budget", default="2m", help="for depth auto")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("bench/out"))
     asked = parser.parse_args()
@@ -89,8 +91,8 @@ def _one(name: str, parts: Split, model: str, depth: str, asked: argparse.Namesp
         (Path(folder) / "models").symlink_to(models.absolute())
         before = os.environ.get("TRUNKLINE_CACHE")
         os.environ["TRUNKLINE_CACHE"] = folder
-        settings = Settings(seeds=asked.seeds, epochs=asked.epochs, threads=asked.threads)
-        branch = tune(parts, model, method=asked.method, depth=depth if depth == "all" else int(depth), settings=settings)
+        settings = Settings(seeds=asked.seeds, epochs=asked.epochs, threads=asked.threads, budget=asked.budget)
+        branch = tune(parts, model, method=asked.method, depth=int(depth) if depth.isdigit() else depth, settings=settings)
         os.environ.pop("TRUNKLINE_CACHE") if before is None else os.environ.update(TRUNKLINE_CACHE=before)
     report = branch.report
     made = asked.out / f"{name}-depth-{depth}-{asked.method.split(':')[0]}.json"
@@ -107,6 +109,8 @@ def _one(name: str, parts: Split, model: str, depth: str, asked: argparse.Namesp
         f"{report.cost['peak_memory_bytes'] / 2**20:.0f} MiB   {report.headline()}",
         flush=True,
     )
+    for line in search_lines(report):
+        print(f"{name:10} {'':>18}  {line}", flush=True)
 
 
 def _figure(result: dict[str, Any], report: Any) -> str:

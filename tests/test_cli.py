@@ -236,7 +236,7 @@ def test_no_header(type_in, home, tiny_folder) -> None:
         (["tune", "messages.csv", "--method", "lora:rnak=3"], 2, "Did you mean 'rank'?"),
         (["tune", "messages.csv", "--model", "minlm"], 2, "Did you mean 'minilm'?"),
         (["tune", "messages.csv", "--model", "./nowhere"], 1, "nowhere"),
-        (["tune", "messages.csv", "--depth", "two"], 2, "depth='two': use a number of layers, or 'all'."),
+        (["tune", "messages.csv", "--depth", "two"], 2, "depth='two': use a number of layers, 'all' or 'auto'."),
         (["tune", "messages.csv", "--optimizer", "adamv"], 2, "Did you mean 'adam"),
         (["tune", "messages.csv", "--epochs", "0"], 2, "epochs=0: use 1 to"),
         (["tune", "messages.csv", "--batch-size", "1.5"], 2, "--batch-size='1.5': use a value of type int."),

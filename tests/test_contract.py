@@ -98,6 +98,7 @@ def test_it_learns_eight_rows_saves_loads_and_leaves_the_trunk_alone(task, metho
         evaluate_every=50,
         head_learning_rate=0.2 if few else 0.05,
         dropout=0.0,
+        precision="float32",
     )
     fit(branch.network, data, settings, learning_rate=0.03 if method == "bitfit" else 0.01, seed=0)
     truth, scores = truth_and_scores(items, branches.run(branch.network, branch.spec, items, source, branch.backbone.tokenizer.pad_id))

@@ -87,9 +87,7 @@ class Branch:
 
     def save(self, folder: str | Path) -> Path:
         """Write the branch, all at once, in place of a branch that was there."""
-        folder = Path(folder)
-        if folder.exists() and not (folder / storage.MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ArtefactError(f"{folder}: exists and is not a saved branch. Choose another folder.")
+        folder = savable(folder)
         learned = {name: p.detach().cpu().contiguous() for name, p in self.network.learned().items()}
         files = {"branch.safetensors": safetensors.torch.save(learned), "branch.json": storage.to_json(self._about())}
         if self.report is not None:
@@ -120,6 +118,14 @@ class Branch:
         with torch.no_grad():
             batch = collate(items, self.source(), self.spec, self.backbone.tokenizer.pad_id).to(self.backbone.device)
             return self.network(batch).logits.float().cpu().numpy().reshape(_PROBES, -1)
+
+
+def savable(folder: str | Path) -> Path:
+    """The folder, when a branch can be saved there. Raises: ArtefactError when something else stands there."""
+    folder = Path(folder)
+    if folder.exists() and not (folder / storage.MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ArtefactError(f"{folder}: exists and is not a saved branch. Choose another folder.")
+    return folder
 
 
 def load(folder: str | Path, *, model: str | Path | None = None, device: str | torch.device = "cpu") -> Branch:

@@ -92,3 +92,16 @@ def between(name: str, value: float, low: float, high: float) -> None:
     """Raise an OptionError unless low <= value <= high (a NaN never is)."""
     if not low <= value <= high:
         raise OptionError(f"{name}={value}: use {low} to {high}.")
+
+
+def duration(name: str, value: str) -> float:
+    """The seconds of a length of time written as 90s, 5m or 1h.
+
+    >>> duration("budget", "5m")
+    300.0
+    """
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = value[:-1], value[-1:]
+    if unit in units and number.replace(".", "", 1).isdigit():
+        return float(number) * units[unit]
+    raise OptionError(f"{name}={value!r}: write a length of time as 90s, 5m or 1h.")

@@ -144,7 +144,7 @@ def _read(path: str, task: str, told: dict[str, Any], *, labelled: bool = True) 
 @click.option("--task", help="classify or regress, with options as in classify:label_smoothing=0.1  [default: classify]")
 @click.option("--model", help="a name that `trunkline models` lists, a folder, or a hub id  [default: minilm]")
 @click.option("--method", help="full, lora, bitfit or probe, with options as in lora:rank=8:dropout=0.1  [default: full]")
-@click.option("--depth", help="how many top layers are tuned, or all  [default: 2]")
+@click.option("--depth", help="how many top layers are tuned, all, or auto: found by trials  [default: auto]")
 @click.option("--out", help="folder for the branch; also where a stopped run goes on from")
 @click.option("--validation-file", help="rows to choose by, instead of a share of FILE")
 @click.option("--test-file", help="rows to measure on, instead of a share of FILE")
@@ -171,10 +171,10 @@ def tune(file: str, config: str | None, as_json: bool, **told: Any) -> None:
 
 def _depth(told: str | int) -> str | int:
     text = str(told)
-    if text == "all":
+    if text in ("all", "auto"):
         return text
     if not text.lstrip("-").isdigit():
-        raise OptionError(f"depth={told!r}: use a number of layers, or 'all'.")
+        raise OptionError(f"depth={told!r}: use a number of layers, 'all' or 'auto'.")
     return int(text)
 
 

@@ -197,3 +197,15 @@ def test_a_report_with_holes_still_renders():
     assert Elements(replace(whole, results=short, comparisons=[]).html()).open == []
     single = replace(whole, history=[[{"step": 1, "train_loss": None, "metrics": None}]], data={"labels": dict.fromkeys(CHINESE_LABELS, 0)})
     assert Elements(single.html()).open == []
+
+
+@pytest.mark.parametrize(("language", "title"), [("en", "Search for a depth"), ("zh", "深度搜索")])
+def test_a_search_is_shown_with_what_was_taken(language, title):
+    trials = [{"depth": d, "learning_rate": 3e-4, "value": v, "seconds": 2.0} for d, v in ((0, 0.81), (1, 0.9), ("all", 0.905))]
+    found = {"depth": 1, "learning_rate": 3e-4, "metric": "accuracy", "why": "x", "seconds": 6.0, "rows": [10, 5], "trials": trials}
+    report = replace(SAMPLES["many"](), search=found)
+    section = report.html(language).split('id="search"')[1].split("</section>")[0]
+    assert title in section
+    assert '<td class="main">1</td>' in section
+    assert section.count("<tr>") == 4
+    assert "90.5%" in section

@@ -47,7 +47,9 @@ def make_data(branch: Branch, rows: Rows, source: Any = None, validation: int = 
 
 def settings(**told: Any) -> Settings:
     """Short and without dropout, unless told otherwise."""
-    return Settings(**{"epochs": 3, "batch_size": 8, "dropout": 0.0, "threads": 1, "checkpoint_seconds": 0.0, **told})
+    return Settings(
+        **{"epochs": 3, "batch_size": 8, "dropout": 0.0, "threads": 1, "precision": "float32", "checkpoint_seconds": 0.0, **told}
+    )
 
 
 def weights(branch: Branch) -> dict[str, bytes]:

@@ -393,3 +393,14 @@ def test_bad_steps_are_counted_across_a_stop(tiny_folder, tmp_path):
         train(tiny_folder("bert"), told, source=spoil(30), checkpoints=kept, on_step=interrupt)
     with Checkpoints(tmp_path / "c", {}) as kept, pytest.raises(TrainingError, match="for the 11th time"):
         train(tiny_folder("bert"), told, source=spoil(30), checkpoints=kept)
+
+
+def test_products_in_bfloat16_leave_the_weights_float32_and_learn_the_same(tiny_folder):
+    ends = {}
+    for precision in ("float32", "bfloat16"):
+        branch, progress = train(tiny_folder("bert"), settings(precision=precision, epochs=20, patience=None))
+        assert all(p.dtype == torch.float32 for p in branch.network.learned().values())
+        ends[precision] = progress.best, progress.history[0]["train_loss"]
+    assert ends["float32"][1] != ends["bfloat16"][1], "the products were computed in another format"
+    assert ends["float32"][1] == pytest.approx(ends["bfloat16"][1], rel=0.02)
+    assert ends["bfloat16"][0] >= 0.9

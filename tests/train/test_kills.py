@@ -45,7 +45,7 @@ def test_100_kills():
     assert found["identical"] == found["without strays"] == found["runs"]
 
 
-LONG = {"epochs": 80, "patience": None, "evaluate_every": 20, "dropout": 0.1, "checkpoint_seconds": 0.2}
+LONG = {"precision": "float32", "epochs": 120, "patience": None, "evaluate_every": 20, "dropout": 0.1, "checkpoint_seconds": 0.2}
 
 
 @pytest.fixture(scope="module")

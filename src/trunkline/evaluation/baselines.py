@@ -8,27 +8,22 @@ from __future__ import annotations
 
 import re
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.preprocessing import StandardScaler
+from sklearn.linear_model import Ridge
 
 from trunkline.errors import DataError, OptionError, unknown
-from trunkline.evaluation.metrics import compute
+from trunkline.evaluation.linear import fit_linear, goodness, logistic
 from trunkline.types import Row
 
 MAX_ROWS = 50_000
 _TEXT_C = (3.0, 30.0)
 _TEXT_ALPHA = (0.3, 1.0, 3.0, 10.0)
-_STATES_C = (0.001, 0.01, 0.1, 1.0)
-_STATES_ALPHA = (1.0, 10.0, 100.0, 1000.0)
 _LONG = 600  # characters; above this mean the letters of English texts are left out, for there are more of them than memory
 _UNSPACED = re.compile(r"[぀-ヿ㐀-鿿豈-﫿฀-໿]")  # kana, Chinese characters, Thai, Lao
 
@@ -136,11 +131,10 @@ def _tfidf(split: Mapping[str, list[Row]], truth: Mapping[str, np.ndarray], spec
 
 
 def _untuned(pooled: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray], spec: Any, sample: dict[str, Any]) -> Result:
-    start = time.perf_counter()
-    scaler = StandardScaler().fit(pooled["train"])
-    scaled = {name: scaler.transform(values) for name, values in pooled.items() if len(values)}
-    strengths = _STATES_ALPHA if spec.task == "regress" else _STATES_C
-    return _pick("untuned", scaled, truth, spec=spec, strengths=strengths, about=(dict(sample), start))
+    checked = (pooled["validation"], truth["validation"]) if len(truth["validation"]) else None
+    found = fit_linear(pooled["train"], truth["train"], spec, validation=checked)
+    scores = {part: found.scores(pooled[part]) for part in ("validation", "test") if len(truth[part])}
+    return Result("untuned", found.seconds, scores["test"], scores.get("validation"), {**sample, **found.options})
 
 
 def _pick(
@@ -160,18 +154,12 @@ def _pick(
     for strength in strengths if checked else [strengths[(len(strengths) - 1) // 2]]:
         predict, converged = fit(vectors["train"], truth["train"], spec, strength)
         scores = {part: predict(vectors[part]) for part in ("validation", "test") if len(truth[part])}
-        tried[strength] = scores, converged, _goodness(truth["validation"], scores["validation"], spec) if checked else 0.0
+        tried[strength] = scores, converged, goodness(truth["validation"], scores["validation"], spec) if checked else 0.0
     best = max(tried, key=lambda strength: tried[strength][2])
     scores, converged, _ = tried[best]
     options, start = about
     options = {**options, option: best, "picked_from": list(tried), "converged": converged}
     return Result(name, time.perf_counter() - start, scores["test"], scores.get("validation"), options)
-
-
-def _goodness(truth: np.ndarray, scores: np.ndarray, spec: Any) -> float:
-    metric = "mse" if spec.task == "regress" else "micro_f1" if spec.multi_label else "accuracy"
-    value = compute([metric], truth, scores)[metric]
-    return -value if metric == "mse" else value
 
 
 Predict = Callable[[Any], np.ndarray]
@@ -183,7 +171,7 @@ def _one_label(vectors: Any, truth: np.ndarray, spec: Any, strength: float) -> t
     present = np.unique(truth)
     if len(present) == 1:
         return lambda rows: np.repeat(np.eye(labels)[present], rows.shape[0], axis=0), True
-    model, converged = _logistic(vectors, truth, strength)
+    model, converged = logistic(vectors, truth, strength)
 
     def predict(rows: Any) -> np.ndarray:
         scores = np.zeros((rows.shape[0], labels))
@@ -197,7 +185,7 @@ def _many_labels(vectors: Any, truth: np.ndarray, spec: Any, strength: float) ->
     """One logistic regression a label. A label that all or none of the training rows have keeps that answer."""
     models, all_converged = [], True
     for column in truth.T:
-        model, converged = _logistic(vectors, column, strength) if 0 < column.sum() < len(column) else (float(column[0]), True)
+        model, converged = logistic(vectors, column, strength) if 0 < column.sum() < len(column) else (float(column[0]), True)
         models.append(model)
         all_converged &= converged
 
@@ -212,18 +200,6 @@ def _ridge(vectors: Any, truth: np.ndarray, spec: Any, strength: float) -> tuple
     solver = "sparse_cg" if sparse.issparse(vectors) else "cholesky"
     model = Ridge(alpha=strength, solver=solver).fit(vectors, truth)
     return lambda rows: np.asarray(model.predict(rows), dtype=np.float64), True
-
-
-def _logistic(vectors: Any, truth: np.ndarray, strength: float) -> tuple[LogisticRegression, bool]:
-    """The fitted model, and whether it came to rest. Sparse vectors stop earlier: it costs the time and changes no answer."""
-    model = LogisticRegression(C=strength, tol=1e-3 if sparse.issparse(vectors) else 1e-4, max_iter=500)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
-        model.fit(vectors, truth)
-    others = [w for w in caught if not issubclass(w.category, ConvergenceWarning)]
-    for other in others:
-        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
-    return model, len(caught) == len(others)
 
 
 def _vectors(split: Mapping[str, list[Row]]) -> tuple[dict[str, Any], str]:

@@ -16,22 +16,22 @@ from trunkline.states.collate import Source, collate
 from trunkline.types import Item, Spec
 
 
-class _Mean(nn.Module):
-    def __init__(self, width: int) -> None:
+class _Pooled(nn.Module):
+    def __init__(self, width: int, pooling: str) -> None:
         super().__init__()
-        self.pooling = Pooling(width, "mean")
+        self.pooling = Pooling(width, pooling)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return self.pooling(hidden, mask)
 
 
 @torch.no_grad()
-def untuned(backbone: Backbone, depth: Depth, items: Sequence[Item], source: Source | None) -> np.ndarray:
-    """(N, D) float32: the mean of the last layer's hidden states of each item's first text, from the untouched model.
+def untuned(backbone: Backbone, depth: Depth, items: Sequence[Item], source: Source | None, pooling: str = "mean") -> np.ndarray:
+    """(N, D) float32: the last layer's hidden states of each item's first text, pooled, from the untouched model.
 
     With a source the pass starts from the states at the cut of `depth`, so only the layers above it are computed.
     """
-    network = Network(backbone, depth if source is not None else ALL, _Mean(backbone.width)).eval()
+    network = Network(backbone, depth if source is not None else ALL, _Pooled(backbone.width, pooling)).eval()
     found = np.empty((len(items), backbone.width), dtype=np.float32)
     first = [Item(item.tokens[:1]) for item in items]
     for indices in by_length([len(item.tokens[0]) for item in first]):

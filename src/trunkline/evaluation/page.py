@@ -41,6 +41,7 @@ def render(report: Report, words: Words) -> str:
         interval_chart=_interval_chart(report, words),
         comparisons=[_comparison(c, words) for c in report.comparisons],
         curves=_curves(report, words),
+        search=_search(report, words),
         confusion=_confusion(report, words),
         scatter=_scatter(report, words),
         reliability=_reliability(report, words),
@@ -111,6 +112,19 @@ def _results(report: Report, words: Words) -> dict[str, Any]:
         "seconds": [duration(result.get("seconds")) for result in report.results],
         "seeds": [_seeds(result, measured, words) for result in report.results],
     }
+
+
+def _search(report: Report, words: Words) -> dict[str, Any]:
+    """The depths that were tried, and which was taken; nothing where the depth was given."""
+    found = report.search
+    if not found:
+        return {}
+    taken = (found["depth"], found["learning_rate"])
+    trials = [
+        (t["depth"], f"{t['learning_rate']:.2g}", number(found["metric"], t["value"]), duration(t["seconds"]), (t["depth"], t["learning_rate"]) == taken)
+        for t in found["trials"]
+    ]  # fmt: skip
+    return {"metric": words.metric(found["metric"]), "trials": trials}
 
 
 def _seeds(result: Mapping[str, Any], measured: Sequence[str], words: Words) -> str:

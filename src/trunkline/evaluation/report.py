@@ -40,6 +40,7 @@ class Report:
     per_class    [{label, precision, recall, f1, support}]
     calibration  {temperature, ece_before, ece_after, bins, bins_before}
     errors       [{text, text_b, label, predicted, probability or error}]
+    search       {depth, learning_rate, metric, why, seconds, rows: [train, validation], trials: [{depth, learning_rate, value, seconds}]}
     history      one list a seed of {step, epoch, seconds, train_loss, metrics}
     cost         {seconds: {stage: s}, tokens_per_second, peak_memory_bytes, cache_bytes}
     next         the commands that come after this one
@@ -58,6 +59,7 @@ class Report:
     scatter: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
     errors: list[dict[str, Any]] = field(default_factory=list)
+    search: dict[str, Any] = field(default_factory=dict)
     history: list[list[dict[str, Any]]] = field(default_factory=list)
     cost: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -151,7 +153,7 @@ class Report:
         lines += ["In brackets: 95% intervals over the test rows.", "", self.headline()]
         for comparison in self.comparisons:
             lines.append(f"{comparison_sentence(comparison, words)}.")
-        lines += _seed_lines(self) + _cost_line(self)
+        lines += _seed_lines(self) + search_lines(self) + _cost_line(self)
         lines += ["", "Next:", *(f"  {command}" for command in self.next)] if self.next else []
         return "\n".join(lines)
 
@@ -229,6 +231,27 @@ def _seed_lines(report: Report) -> list[str]:
                 shown = number(metric, mean), number(metric, low), number(metric, high)
                 found.append(f"{Words().result(result['name'])} over {len(values)} seeds: mean {shown[0]}, from {shown[1]} to {shown[2]}.")
     return found
+
+
+def search_lines(report: Report) -> list[str]:
+    """Which depths were tried, what each gave, which was taken and why."""
+    found = report.search
+    if not found:
+        return []
+    metric = found["metric"]
+    tried = ", ".join(f"{trial['depth']}{_rate(trial, found)}: {number(metric, trial['value'])}" for trial in found["trials"])
+    name = METRICS[metric].title if metric in METRICS else metric
+    train, validation = found["rows"]
+    return [
+        f"Depth {found['depth']} was chosen: {found['why']}.",
+        f"  {name} on {validation:,} validation rows after {train:,} training rows, by depth: {tried} ({duration(found['seconds'])}).",
+    ]
+
+
+def _rate(trial: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """The learning rate of a trial, where it is not the one that its depth was first tried with."""
+    first = next(other for other in found["trials"] if other["depth"] == trial["depth"])
+    return "" if first["learning_rate"] == trial["learning_rate"] else f" at {trial['learning_rate']:.0e}"
 
 
 def _cost_line(report: Report) -> list[str]:

@@ -43,6 +43,7 @@ CHINESE = {
     "Largest errors": "误差最大的样本",
     "Layers": "层数",
     "Learning curve": "学习曲线",
+    "Learning rate": "学习率",
     "MAE": "平均绝对误差（MAE）",
     "MCC": "马修斯相关系数（MCC）",
     "MSE": "均方误差（MSE）",
@@ -75,6 +76,7 @@ CHINESE = {
     "Residuals": "残差",
     "Rows": "行数",
     "Run it again": "再次运行",
+    "Search for a depth": "深度搜索",
     "Seconds": "秒数",
     "Seeds": "随机种子",
     "Settings": "设置",
@@ -101,6 +103,7 @@ CHINESE = {
     "no difference shown": "未显示出差异",
     "of": "/",
     "read": "读取",
+    "search": "搜索",
     "rows": "行",
     "seed": "种子",
     "split": "划分",
@@ -141,6 +144,9 @@ CHINESE = {
     ),
     "Rows where the prediction is furthest from the truth.": "预测离真实值最远的样本。",
     "On the dashed line, the prediction is the truth.": "落在虚线上表示预测等于真实值。",
+    "Tried on some of the training and validation rows; the smallest depth that is about as good as the best is taken.": (
+        "在部分训练行与验证行上试验；取与最佳深度相差无几的最小深度。"
+    ),
     "The same data, the same 64 characters.": "数据相同，则这 64 个字符相同。",
     "Wherever the result is used, measure it again on rows from there: the interval speaks of rows like these.": (
         "换到别处使用时，请用那里的数据重新测量：区间只对同类数据有效。"

@@ -26,6 +26,8 @@ Depth = int | str
 """How many top layers a branch has: 0 to the number of layers, or "all" (embeddings too, no store)."""
 
 ALL = "all"
+AUTO = "auto"
+"""Not a depth, but the wish that one be found: `tune` does, and nothing below it knows the word."""
 
 
 class Backbone:
@@ -136,14 +138,27 @@ class Trunk:
             given["token_type_ids"] = types.to(self.device)
         at_end = self.cut == self.backbone.layers
         stop_at = self._norm if at_end else _at(self.backbone.stack, self.backbone.family.layers)[self.cut]
-        handle = stop_at.register_forward_pre_hook(_stop) if stop_at is not None else None
-        try:
-            return self.backbone.stack(**given).last_hidden_state
-        except _Reached as reached:
-            return reached.hidden
-        finally:
-            if handle is not None:
-                handle.remove()
+        return _until(stop_at, self.backbone.stack, given)
+
+
+class Lift:
+    """The layers between two cuts: hidden states at the lower cut in, those at the higher cut out. Frozen, in eval mode, no gradient."""
+
+    def __init__(self, backbone: Backbone, low: Depth, high: Depth) -> None:
+        if not isinstance(low, int) or not isinstance(high, int) or not high <= low or backbone.family.whole_only:
+            raise OptionError(f"from depth {low} to {high}: states go up only, from a cut to one with fewer layers above it.")
+        self.device, self.same = backbone.device, low == high
+        self._stack = backbone.upper(low).eval()
+        norm = _at(self._stack, backbone.family.norm) if backbone.family.norm else None
+        self._stop_at = norm if high == 0 else _at(self._stack, backbone.family.layers)[low - high]
+
+    @torch.no_grad()
+    def __call__(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """hidden (S, T, D), mask (S, T) bool or None when nothing is padded -> (S, T, D); what stands at padded places means nothing."""
+        if self.same:
+            return hidden
+        given = {"inputs_embeds": hidden.to(self.device), "attention_mask": None if mask is None else mask.long().to(self.device)}
+        return _until(self._stop_at, self._stack, given)
 
 
 def load_backbone(name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Backbone:
@@ -188,6 +203,18 @@ class _Reached(Exception):
 
     def __init__(self, hidden: torch.Tensor) -> None:
         self.hidden = hidden
+
+
+def _until(stop_at: nn.Module | None, stack: nn.Module, given: dict[str, Any]) -> torch.Tensor:
+    """What enters the module `stop_at` in a pass of the stack, which ends there; without one, what the pass gives."""
+    handle = stop_at.register_forward_pre_hook(_stop) if stop_at is not None else None
+    try:
+        return stack(**given).last_hidden_state
+    except _Reached as reached:
+        return reached.hidden
+    finally:
+        if handle is not None:
+            handle.remove()
 
 
 def _stop(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:

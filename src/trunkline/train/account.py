@@ -28,6 +28,7 @@ from trunkline.evaluation.report import Report, confident_errors
 from trunkline.states.collate import Source
 from trunkline.states.encode import EncodeReport
 from trunkline.train import machine
+from trunkline.train.depth import Search
 from trunkline.train.fit import Progress
 from trunkline.train.settings import Settings
 from trunkline.types import Item
@@ -47,6 +48,7 @@ class Run:
     method: str
     seconds: dict[str, float]
     command: str
+    search: Search | None = None
 
 
 def account(done: Run) -> Branch:
@@ -133,6 +135,7 @@ def _report(
         scatter=None if labels else {"truth": truth, "predicted": tuned},
         calibration=_calibration(truth, tuned, branch) if labels else None,
         errors=confident_errors(rows, truth, tuned, labels),
+        search=done.search.to_json() if done.search else {},
         history=[progress.history for _, progress in done.fitted],
         cost=_cost(done),
         versions=_versions(),

@@ -20,6 +20,7 @@ from trunkline.errors import OptionError, TrainingError, unknown
 from trunkline.evaluation.metrics import METRICS, compute
 from trunkline.model.network import Network
 from trunkline.states.collate import Source, collate
+from trunkline.train import machine
 from trunkline.train.checkpoint import Checkpoints, Tensors
 from trunkline.train.settings import Settings
 from trunkline.train.signals import held
@@ -59,15 +60,17 @@ class Progress:
 
 def fit(
     network: Network, data: Data, settings: Settings, *, learning_rate: float, seed: int, checkpoints: Checkpoints | None = None,
-    on_step: Callable[[Progress, int], None] | None = None,
+    on_step: Callable[[Progress, int], None] | None = None, started: bool = False,
 ) -> Progress:  # fmt: skip
     """Train the network; it ends with the weights that were best on the validation rows.
 
+    started: the weights as they come are an answer already (a solved head): they are measured too, and kept if nothing beats them
     on_step: called with the progress and the number of steps planned, after each step.
     Raises: TrainingError when the loss or the gradient is not a finite number three steps in a row, or in more than 1% of the last 1,000.
     """
     loop = _Loop(network, data, settings, learning_rate, seed, checkpoints)
-    loop.resume()
+    if not loop.resume() and started:
+        loop.evaluate()
     try:
         while not loop.progress.done:
             loop.step()
@@ -129,6 +132,7 @@ class _Loop:
         self.network, self.data, self.settings, self.seed, self.checkpoints = network, data, settings, seed, checkpoints
         self.task = names.task(data.spec.task)
         self.device = next(network.parameters()).device
+        self.precision = machine.precision(settings.precision, self.device)
         self.lengths = np.array([max(map(len, item.tokens)) for item in data.train])
         self.per_epoch = math.ceil(len(data.train) / settings.batch_size)
         self.steps = epochs(settings, len(data.train)) * self.per_epoch
@@ -147,17 +151,19 @@ class _Loop:
         self.saved_at = time.monotonic()
         _set_dropout(network, settings.dropout)
 
-    def resume(self) -> None:
+    def resume(self) -> bool:
+        """Whether a checkpoint was found and gone on from."""
         found = self.checkpoints.latest() if self.checkpoints else None
         if not found:
             self.keep_best()
-            return
+            return False
         groups, state = found
         restore(self.network, groups["weights"], "checkpoint")
         self.best = groups["best"]
         _restore_optimizer(self.optimizer, self.learned, groups["optimizer"])
         self.progress = Progress(**state["progress"])
         self.losses = state["losses"]
+        return True
 
     def step(self) -> None:
         """One step, and the evaluation where one is due; stopped within an evaluation, the run goes on with that evaluation."""
@@ -204,7 +210,7 @@ class _Loop:
 
     def backward(self, part: np.ndarray, weight: float) -> float:
         batch = collate([self.data.train[i] for i in part], self.data.source, self.data.spec, self.data.pad_id).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             out = self.network(batch)
         loss = self.task.loss(out, batch) * weight
         loss.backward()

@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from trunkline.choices import between, one_of
+from trunkline.choices import between, duration, one_of
 from trunkline.errors import OptionError
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop")
 SCHEDULES = ("linear", "cosine", "constant", "plateau")
 STATES = ("float16", "float32", "int8")
+PRECISIONS = ("auto", "float32", "bfloat16")
 SPLITS = ("label", "group", "time", "given")
 
 
@@ -46,6 +47,10 @@ class Settings:
     split: str = _say("label", f"how rows are divided: one of {', '.join(SPLITS)}")
     states: str = _say("float16", f"number format of the stored states: one of {', '.join(STATES)}")
     task_options: str = _say("", "options of the task, as option=value:option=value")
+    precision: str = _say(
+        "auto", "matrix products in training: one of auto, float32, bfloat16; auto: bfloat16 where the machine multiplies it faster"
+    )
+    budget: str = _say("2m", "time that --depth auto may take to search, as 90s, 5m or 1h")
     device: str = _say("auto", "cpu, cuda, mps, or auto")
     threads: int = _say(0, "processor threads; 0: one for each physical core")
     checkpoint_seconds: float = _say(60.0, "seconds between checkpoints while tuning with --out")
@@ -56,6 +61,8 @@ class Settings:
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("states", self.states, STATES)
         one_of("split", self.split, SPLITS)
+        one_of("precision", self.precision, PRECISIONS)
+        duration("budget", self.budget)
         for name, low, high in (("batch_size", 1, 4096), ("accumulate", 1, 4096), ("warmup", 0, 0.9), ("weight_decay", 0, 10), ("seeds", 1, 100),
                                 ("validation", 0.01, 0.5), ("test", 0.0, 0.8), ("seed", 0, 2**31), ("threads", 0, 1024),
                                 ("checkpoint_seconds", 0, 86400)):  # fmt: skip

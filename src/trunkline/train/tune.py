@@ -11,16 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from trunkline import choices, names, storage
-from trunkline.branch import Branch
+from trunkline.branch import Branch, savable
 from trunkline.data import quality
 from trunkline.data.split import Split, split
-from trunkline.model.backbone import ALL, Backbone, Depth, load_backbone
+from trunkline.model.backbone import ALL, AUTO, Backbone, Depth, load_backbone
 from trunkline.progress import Bar
 from trunkline.states.collate import Source
 from trunkline.states.encode import EncodeReport, encode
@@ -28,13 +29,15 @@ from trunkline.states.store import States
 from trunkline.train import machine
 from trunkline.train.account import Run, account
 from trunkline.train.checkpoint import Checkpoints, lock
+from trunkline.train.depth import Search, search
 from trunkline.train.fit import Data, Progress, epochs, fit
 from trunkline.train.settings import Settings
+from trunkline.train.start import solve_head
 from trunkline.types import Item, Rows
 
 
 def tune(
-    rows: Rows | Split, model: str | Path = "minilm", *, method: str = "full", depth: Depth = 2, settings: Settings | None = None,
+    rows: Rows | Split, model: str | Path = "minilm", *, method: str = "full", depth: Depth = AUTO, settings: Settings | None = None,
     out: str | Path | None = None,
 ) -> Branch:  # fmt: skip
     """A branch tuned on `rows`, with its report; saved in the folder `out` when one is given.
@@ -42,34 +45,41 @@ def tune(
     rows: split here as the settings say, or already split (`trunkline.split`)
     model: a name (`trunkline models`), a folder, or a hub id
     method: "full", "lora", "bitfit" or "probe", with options as in "lora:rank=8:dropout=0.1"
-    depth: how many top layers are tuned: 0 (the head alone) to the number of layers, or "all" (embeddings too, no stored states)
+    depth: how many top layers are tuned: 0 (the head alone) to the number of layers, "all" (embeddings too, no stored states), or
+        "auto": the smallest that is about as good as the best, by trials on validation rows (depth.py)
     out: also where the run keeps its checkpoints: after a crash the same call goes on from the last one
 
     The branch of the seed that is best on the validation rows is the one returned; the report has the test figures of all.
     Raises: OptionError, DataError, ModelError, ArtefactError, TrainingError (see errors.py).
     """
     job = _Job(settings or Settings(), Path(out) if out else None)
+    if job.out:
+        savable(job.out)
     with job.timed("read"):
         parts, findings = _checked(rows, job.settings)
     with job.timed("load model"):
         machine.use_threads(job.settings.threads)
         backbone = load_backbone(model, device=machine.device(job.settings.device))
-        make = _maker(backbone, parts, method, depth, job.settings)
+        make = _maker(backbone, parts, method, job.settings)
+        if depth != AUTO:
+            backbone.check_depth(depth)
     with job.timed("read"):
-        items = {name: make(0).prepare(part) for name, part in parts.parts().items()}
-    with job.timed("encode"):
-        source, encoded = _states(backbone, depth, items, job.settings.states)
+        items = {name: make(0, 0).prepare(part) for name, part in parts.parts().items()}
+    about = {"rows": [part.fingerprint for part in parts.parts().values()], "method": method, "depth": depth, "backbone": backbone.id}
     with job.alone():
+        found = None
+        if depth == AUTO:
+            with job.timed("search"):
+                found = job.search(backbone, items, make, about)
+            depth = about["depth"] = found.depth
+        with job.timed("encode"):
+            source, encoded = _states(backbone, depth, items, job.settings.states)
         with job.timed("tune"):
-            data = Data(items["train"], items["validation"], source, make(0).spec, backbone.tokenizer.pad_id)
-            about = {
-                "rows": [part.fingerprint for part in parts.parts().values()],
-                "method": method,
-                "depth": depth,
-                "backbone": backbone.id,
-            }
-            fitted = [job.fit(make, data, job.settings.seed + number, about) for number in range(job.settings.seeds)]
-        result = account(Run(parts, findings, items, source, encoded, fitted, job.settings, method, job.seconds, _command()))
+            fresh = partial(make, depth)
+            data = Data(items["train"], items["validation"], source, fresh(0).spec, backbone.tokenizer.pad_id)
+            rate = found.learning_rate if found else None
+            fitted = [job.fit(fresh, data, job.settings.seed + number, rate, about) for number in range(job.settings.seeds)]
+        result = account(Run(parts, findings, items, source, encoded, fitted, job.settings, method, job.seconds, _command(), found))
         if job.out:
             result.save(job.out)
             job.forget_checkpoints()
@@ -86,9 +96,8 @@ def _checked(rows: Rows | Split, settings: Settings) -> tuple[Split, list[qualit
     return parts, findings
 
 
-def _maker(backbone: Backbone, parts: Split, method: str, depth: Depth, settings: Settings) -> Callable[[int], Branch]:
-    """From a seed to a fresh branch, whose new weights come from that seed and nothing else."""
-    backbone.check_depth(depth)
+def _maker(backbone: Backbone, parts: Split, method: str, settings: Settings) -> Callable[[Depth, int], Branch]:
+    """From a depth and a seed to a fresh branch, whose new weights come from that seed and nothing else."""
     name, options = choices.split_choice(method)
     config = choices.build(names.method(name).Config, options, f"method {name!r}")
     task, told = choices.split_choice(f"{parts.train.task}:{settings.task_options}" if settings.task_options else parts.train.task)
@@ -97,7 +106,7 @@ def _maker(backbone: Backbone, parts: Split, method: str, depth: Depth, settings
     spec: Any = choices.build(names.task(task).TaskSpec, told, f"task {task!r}")
     spec = replace(spec, **spec.learned_from(parts.train), max_tokens=min(spec.max_tokens, backbone.max_tokens))
 
-    def make(seed: int) -> Branch:
+    def make(depth: Depth, seed: int) -> Branch:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return Branch.new(backbone, spec, name, config, depth, settings.states)
@@ -148,10 +157,32 @@ class _Job:
             storage.remove_leftovers(self.checkpoints.parent, self.checkpoints.name)
             yield
 
-    def fit(self, make: Callable[[int], Branch], data: Data, seed: int, about: dict[str, Any]) -> tuple[Branch, Progress]:
+    def search(
+        self, backbone: Backbone, items: dict[str, list[Item]], make: Callable[[Depth, int], Branch], about: dict[str, Any]
+    ) -> Search:  # fmt: skip
+        """The search for a depth, or what it found before this run was stopped."""
+        kept = self.checkpoints / "search.json" if self.checkpoints else None
+        about = {k: v for k, v in self._about(about).items() if not k.startswith("machine.")}
+        if kept and kept.is_file():
+            before = storage.from_json(kept.read_bytes(), str(kept))
+            if before["about"] == about:
+                return Search.from_json(before["found"])
+
+        def states(depth: Depth, some: list[Item]) -> Source | None:
+            return _states(backbone, depth, {"some": some}, self.settings.states)[0]
+
+        found = search(backbone, items, make, states, self.settings)
+        if kept:
+            storage.write_file(kept, storage.to_json({"about": about, "found": found.to_json()}))
+        return found
+
+    def fit(
+        self, make: Callable[[int], Branch], data: Data, seed: int, rate: float | None, about: dict[str, Any]
+    ) -> tuple[Branch, Progress]:  # fmt: skip
         """One run of the loop, with checkpoints where there is a folder, and a bar of its rows."""
         branch = make(seed)
-        rate = self.settings.learning_rate or branch.config.learning_rate
+        rate = rate or self.settings.learning_rate or branch.config.learning_rate
+        started = solve_head(branch, data)
         every = epochs(self.settings, len(data.train)) * len(data.train)
         with ExitStack() as stack:
             kept = None
@@ -163,7 +194,9 @@ class _Job:
             def show(progress: Progress, steps: int) -> None:
                 bar.to(min(progress.step * self.settings.batch_size, every), every, _best(progress))
 
-            progress = fit(branch.network, data, self.settings, learning_rate=rate, seed=seed, checkpoints=kept, on_step=show)
+            progress = fit(
+                branch.network, data, self.settings, learning_rate=rate, seed=seed, checkpoints=kept, on_step=show, started=started
+            )
         return branch, progress
 
     def _about(self, about: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,43 @@
+"""`HeldStates`: the states of some texts in memory, with the face of `States`. For a search over cuts, which reads them many times.
+
+Those of a higher cut are computed from those of a lower one, so the text goes through the trunk once for all cuts that are tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from trunkline.model.batches import by_length
+from trunkline.states.collate import Source
+from trunkline.states.quantise import as_stored
+from trunkline.types import Tokens
+
+Lift = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+
+
+class HeldStates:
+    """States in memory, as float16 where the store they stand for is rounded too (float16, int8)."""
+
+    def __init__(self, tokens: Sequence[Tokens], source: Source, lift: Lift, dtype: str) -> None:
+        self._held: dict[bytes, np.ndarray] = {}
+        for indices in by_length([len(one) for one in tokens]):
+            some = [tokens[i] for i in indices]
+            hidden, mask = _padded(source.read(some))
+            lifted = lift(hidden, None if bool(mask.all()) else mask).float().cpu().numpy()
+            for one, states in zip(some, lifted):
+                rounded = as_stored(states[: len(one)], dtype)
+                self._held[one.key] = rounded if dtype == "float32" else rounded.astype(np.float16)
+
+    def read(self, tokens: Sequence[Tokens]) -> list[np.ndarray]:
+        """The states of each of `tokens`: a list of (T, D) float32. Raises: KeyError for a text that is not held."""
+        return [self._held[one.key].astype(np.float32) for one in tokens]
+
+
+def _padded(states: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """hidden (S, T, D) float32 and mask (S, T) bool."""
+    lengths = torch.tensor([len(one) for one in states])
+    hidden = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(one) for one in states], batch_first=True)
+    return hidden, torch.arange(hidden.shape[1])[None] < lengths[:, None]

@@ -1,0 +1,31 @@
+"""Where a branch learns nothing but a linear head, its exact solution: logistic or ridge regression on the pooled states."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from trunkline.branch import Branch
+from trunkline.evaluation.features import untuned
+from trunkline.evaluation.linear import fit_linear
+from trunkline.model.pooling import PooledHead
+from trunkline.train.fit import Data
+
+_SOLVED = {"head.linear.weight", "head.linear.bias"}
+
+
+def solve_head(branch: Branch, data: Data) -> bool:
+    """Put the solution in the head, and say whether there was one to put: only where a linear head is all that learns."""
+    if set(branch.network.learned()) != _SOLVED or not isinstance(branch.network.head, PooledHead):
+        return False
+    parts = {"train": data.train, "validation": data.validation}
+    vectors = {name: untuned(branch.backbone, branch.depth, items, data.source, data.spec.pooling) for name, items in parts.items()}
+    truth = {name: np.stack([np.asarray(item.target) for item in items]) for name, items in parts.items()}
+    solved = fit_linear(vectors["train"], truth["train"], data.spec, validation=(vectors["validation"], truth["validation"]))
+    weight, bias = solved.weight, solved.bias
+    if solved.kind == "number":  # the head answers in standard deviations from the mean
+        weight, bias = weight / data.spec.std, (bias - data.spec.mean) / data.spec.std
+    with torch.no_grad():
+        branch.network.head.linear.weight.copy_(torch.from_numpy(weight))
+        branch.network.head.linear.bias.copy_(torch.from_numpy(bias))
+    return True
