@@ -159,6 +159,22 @@ def test_live_states_are_rounded_as_the_store_rounds_them(states, tiny_folder, t
     assert np.allclose(logits(branch, items, source), logits(branch, items, branch.source()), atol=2e-3 if states == "int8" else 1e-4)
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_a_branch_keeps_the_precision_of_its_trunk(precision, family, tiny_folder, tmp_path):
+    plain = make(tiny_folder(family), "classify", "full", 1)
+    spec, config = plain.spec, plain.config
+    branch = Branch.new(load_backbone(tiny_folder(family), trunk_precision=precision), spec, "full", config, 1, "float32")
+    items = branch.prepare(rows("classify"))
+    assert branch.backbone.id == plain.backbone.id
+    assert branch.trunk_id != plain.trunk_id
+    assert not np.array_equal(logits(branch, items, branch.source()), logits(branch, items, plain.source()))
+    assert np.allclose(logits(branch, items, stored(branch, items, tmp_path / "states")), logits(branch, items, branch.source()), atol=1e-4)
+    branch.save(tmp_path / "branch")
+    again = branches.load(tmp_path / "branch")
+    assert again.trunk_id == branch.trunk_id
+    assert np.array_equal(logits(again, items, again.source()), logits(branch, items, branch.source()))
+
+
 def test_a_branch_of_another_backbone_is_refused_with_both_ids(tiny_folder, tmp_path):
     branch = make(tiny_folder("bert"), "classify", "full", 1)
     branch.save(tmp_path / "branch")

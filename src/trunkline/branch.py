@@ -23,6 +23,7 @@ from trunkline.evaluation.report import Report
 from trunkline.model.backbone import ALL, Backbone, Depth, load_backbone
 from trunkline.model.batches import by_length
 from trunkline.model.network import Network
+from trunkline.model.precision import PRECISIONS
 from trunkline.states.collate import Source, collate
 from trunkline.states.live import LiveStates
 from trunkline.types import Answer, Item, Row, Rows, Spec, Tokens
@@ -105,6 +106,7 @@ class Branch:
             "states": self.states,
             "backbone": {"name": self.backbone.name, "id": self.backbone.id},
             "trunk": self.trunk_id,
+            "trunk_precision": self.backbone.trunk_precision,
             "probe": [[round(float(v), 6) for v in row] for row in self.probe()],
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()},
         }
@@ -141,9 +143,11 @@ def load(folder: str | Path, *, model: str | Path | None = None, device: str | t
         task, method = names.task(about["task"]), names.method(about["method"])
         spec = task.TaskSpec.from_json(about["spec"])
         config = choices.build(method.Config, about["config"], f"method {about['method']!r}")
+        precision = about.get("trunk_precision", "float32")
+        choices.one_of("trunk_precision", precision, PRECISIONS)
     except (KeyError, ValueError, TypeError, OptionError) as error:
         raise ArtefactError(f"{folder / 'branch.json'}: not the description of a branch that this Trunkline reads ({error}).") from error
-    backbone = load_backbone(model or about["backbone"]["name"], device=device)
+    backbone = load_backbone(model or about["backbone"]["name"], device=device, trunk_precision=precision)
     if backbone.id != about["backbone"]["id"]:
         raise ArtefactError(
             f"{folder}: was tuned on backbone {about['backbone']['name']!r} with id {about['backbone']['id']}, and {backbone.name!r} has id "

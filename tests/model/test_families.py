@@ -1,5 +1,6 @@
 """The cut, over every family: trunk + branch equals the whole model, at every depth."""
 
+import hashlib
 import itertools
 
 import pytest
@@ -7,10 +8,11 @@ import torch
 
 from tests import tiny
 from trunkline.errors import OptionError
-from trunkline.model.backbone import ALL, Backbone, load_backbone
+from trunkline.model.backbone import ALL, Backbone, Lift, load_backbone
 from trunkline.model.batches import pad
 from trunkline.model.families import FAMILIES
 from trunkline.model.network import Network
+from trunkline.model.precision import PRECISIONS
 from trunkline.types import Batch, Spec
 
 
@@ -81,6 +83,35 @@ def test_no_mask_equals_a_mask_of_ones(backbone):
     trunk = backbone.trunk(0)
     part = None if types is None else types[one]
     assert torch.allclose(trunk(ids[one], None, part), trunk(ids[one], mask[one], part), atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", sorted(PRECISIONS))
+def test_every_precision_is_a_trunk_of_its_own(backbone, precision):
+    other = load_backbone(backbone.folder, trunk_precision=precision)
+    ids, mask, types = _texts(backbone)
+    cuts = [other.layers - depth for depth in _depths(backbone)]
+    mark = "" if precision == "float32" else f"@{precision}"
+    for depth, cut in zip(_depths(backbone), cuts):
+        plain, trunk = backbone.trunk(depth), other.trunk(depth)
+        assert trunk is other.trunk(depth), "made once"
+        assert trunk.id == hashlib.sha256(f"{backbone.id}:{cut}{mark}".encode()).hexdigest()
+        a, b = plain(ids, mask, types)[mask], trunk(ids, mask, types)[mask]
+        nothing_rounded = cut == 0 and backbone.config.model_type != "electra"  # which projects its embeddings
+        assert torch.equal(a, b) == (precision == "float32" or nothing_rounded)
+        assert torch.cosine_similarity(a, b, dim=-1).mean() > 0.99
+    assert torch.equal(_whole(other.stack, ids, mask, types), _whole(backbone.stack, ids, mask, types)), "the backbone itself stays"
+
+
+def test_lifted_states_are_those_of_the_trunk_in_every_precision(backbone):
+    if backbone.family.whole_only:
+        pytest.skip("one cut only")
+    ids, mask, types = _texts(backbone)
+    for precision in PRECISIONS:
+        other = load_backbone(backbone.folder, trunk_precision=precision)
+        low = other.layers
+        for high in range(low + 1):
+            lifted = Lift(other, low, high)(other.trunk(low)(ids, mask, types), mask)
+            assert torch.allclose(lifted[mask], other.trunk(high)(ids, mask, types)[mask], atol=1e-5), (precision, high)
 
 
 def test_a_branch_copies_no_weights(backbone):

@@ -52,6 +52,7 @@ def test_states_are_never_lifted_down(model):
 def test_candidates_are_shallow_first(model, tiny_folder):
     assert candidates(load_backbone(model)) == [0, 1, 2, ALL]
     assert candidates(load_backbone(tiny_folder("albert"))) == [0, ALL]
+    assert candidates(load_backbone(model, trunk_precision="int8")) == [0, 1, 2], "there is no trunk where the whole model learns"
 
 
 def test_auto_is_the_default_and_says_what_it_tried(model, tmp_path):

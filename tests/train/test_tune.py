@@ -57,6 +57,21 @@ def test_a_second_task_on_the_same_texts_encodes_nothing(model, monkeypatch):
     assert other.spec.labels == ("long", "short")
 
 
+@pytest.mark.parametrize("depth", [1, "auto"])
+def test_on_an_int8_trunk(model, depth, tmp_path):
+    settings = dataclasses.replace(FAST, trunk_precision="int8")
+    branch = tl.tune(read(messages()), model, depth=depth, settings=settings, out=tmp_path / "run")
+    again = tl.load(tmp_path / "run")
+    assert again.backbone.trunk_precision == "int8"
+    texts = [row["text"] for row in messages()]
+    assert [one.value for one in again.predict(texts)] == [one.value for one in branch.predict(texts)]
+
+
+def test_depth_all_has_no_trunk_to_round(model):
+    with pytest.raises(OptionError, match="depth 'all' has no trunk"):
+        tl.tune(read(messages()), model, depth="all", settings=dataclasses.replace(FAST, trunk_precision="int8"))
+
+
 def test_any_number_of_labels_a_text(model, tmp_path):
     rows = [{**row, "label": [row["label"], "polite"] if "please" in row["text"] else [row["label"]]} for row in messages()]
     branch = tl.tune(read(rows), model, depth=1, settings=FAST, out=tmp_path / "run")

@@ -153,6 +153,6 @@ def _say(table: Table, told: Columns, chosen: Columns) -> None:
     before = told.told()
     guessed = [f"{field} = column {column!r}" for field, column in chosen.told().items() if field not in before and field != "split"]
     if guessed:
-        table.notes.append(f"Guessed: {', '.join(guessed)}. To choose, give {', '.join(f'{g.split()[0]}=' for g in guessed)}.")
+        table.notes.append(f"Guessed: {', '.join(guessed)}. To choose, give {' and '.join(g.split()[0] for g in guessed)} yourself.")
     if chosen.split and "split" not in before:
         table.notes.append("The column 'split' says which rows are train, validation and test; split by='given' follows it.")

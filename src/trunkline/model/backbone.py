@@ -17,9 +17,11 @@ from torch import nn
 from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
+from trunkline.choices import one_of
 from trunkline.errors import ModelError, OptionError
 from trunkline.model import safety, sources
 from trunkline.model.families import Family, PassThrough, Zero, family
+from trunkline.model.precision import PRECISIONS, lower
 from trunkline.model.tokenizer import Tokenizer
 
 Depth = int | str
@@ -34,11 +36,13 @@ class Backbone:
     """A frozen `transformers` model with its tokenizer.
 
     id: SHA-256 of configuration, weights and tokenizer; layers: how many can be cut; width: D;
-    max_tokens: the longest text it reads.
+    max_tokens: the longest text it reads; trunk_precision: what its trunks compute in (precision.py).
     """
 
-    def __init__(self, name: str, folder: Path, model: Any, identity: str) -> None:
-        self.name, self.folder, self.id = name, folder, identity
+    def __init__(self, name: str, folder: Path, model: Any, identity: str, trunk_precision: str = "float32") -> None:
+        one_of("trunk_precision", trunk_precision, PRECISIONS)
+        self.name, self.folder, self.id, self.trunk_precision = name, folder, identity, trunk_precision
+        self._trunks: dict[int, Trunk] = {}
         self.config: Any = model.config
         self.family: Family = family(self.config.model_type)
         self.model: nn.Module = model.eval().requires_grad_(False)
@@ -69,7 +73,10 @@ class Backbone:
         """The embeddings and the layers below the cut."""
         if self.check_depth(depth) == ALL:
             raise OptionError("depth='all' trains the embeddings too, so nothing is left for a trunk.")
-        return Trunk(self, self.layers - int(depth))
+        cut = self.layers - int(depth)
+        if cut not in self._trunks:
+            self._trunks[cut] = Trunk(self, cut)
+        return self._trunks[cut]
 
     def upper(self, depth: Depth) -> nn.Module:
         """The layers above the cut as a stack of their own (for "all", the whole stack), over the same parameters.
@@ -114,14 +121,20 @@ class Backbone:
 class Trunk:
     """Everything below the cut: token ids in, the hidden states that enter layer `cut` out. Frozen, in eval mode, no gradient.
 
-    id: SHA-256 of backbone id and cut.
+    id: SHA-256 of backbone id, cut, and precision where it is not float32.
     """
 
     def __init__(self, backbone: Backbone, cut: int) -> None:
         self.backbone, self.cut = backbone, cut
-        self.id = hashlib.sha256(f"{backbone.id}:{cut}".encode()).hexdigest()
+        precision = backbone.trunk_precision
+        mark = "" if precision == "float32" else f"@{precision}"
+        self.id = hashlib.sha256(f"{backbone.id}:{cut}{mark}".encode()).hexdigest()
         self.width, self.pad_id = backbone.width, backbone.tokenizer.pad_id
-        self._norm = _at(backbone.stack, backbone.family.norm) if backbone.family.norm else None
+        self._stack = copy.deepcopy(backbone.stack, _shared(backbone.stack)) if mark else backbone.stack
+        layers = list(_at(self._stack, backbone.family.layers))
+        lower(self._stack, precision, keep=layers[cut:])
+        norm = _at(self._stack, backbone.family.norm) if backbone.family.norm else None
+        self._stop_at = norm if cut == backbone.layers else layers[cut]
 
     @property
     def device(self) -> torch.device:
@@ -136,9 +149,7 @@ class Trunk:
         given = {"input_ids": ids.to(self.device), "attention_mask": None if mask is None else mask.long().to(self.device)}
         if types is not None:
             given["token_type_ids"] = types.to(self.device)
-        at_end = self.cut == self.backbone.layers
-        stop_at = self._norm if at_end else _at(self.backbone.stack, self.backbone.family.layers)[self.cut]
-        return _until(stop_at, self.backbone.stack, given)
+        return _until(self._stop_at, self._stack, given)
 
 
 class Lift:
@@ -148,7 +159,7 @@ class Lift:
         if not isinstance(low, int) or not isinstance(high, int) or not high <= low or backbone.family.whole_only:
             raise OptionError(f"from depth {low} to {high}: states go up only, from a cut to one with fewer layers above it.")
         self.device, self.same = backbone.device, low == high
-        self._stack = backbone.upper(low).eval()
+        self._stack = lower(backbone.upper(low).eval(), backbone.trunk_precision)
         norm = _at(self._stack, backbone.family.norm) if backbone.family.norm else None
         self._stop_at = norm if high == 0 else _at(self._stack, backbone.family.layers)[low - high]
 
@@ -161,10 +172,12 @@ class Lift:
         return _until(self._stop_at, self._stack, given)
 
 
-def load_backbone(name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Backbone:
-    """A backbone by name, hub id or folder, frozen and in eval mode.
+def load_backbone(
+    name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, trunk_precision: str = "float32"
+) -> Backbone:
+    """A backbone by name, hub id or folder, frozen and in eval mode. trunk_precision: "float32", "bfloat16" or "int8".
 
-    Raises: ModelError when it is not found, not safe to load, of an unknown family, or its weights do not fit its configuration.
+    Raises: OptionError for an unknown precision; ModelError when it is not found, not safe to load, of an unknown family, or its weights do not fit its configuration.
     """
     folder = sources.locate(name)
     safety.verify(folder)
@@ -181,7 +194,7 @@ def load_backbone(name: str | Path, *, device: str | torch.device = "cpu", dtype
         )
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # its output is not used; without it a pass is a little cheaper
-    return Backbone(str(name), folder, model.to(device), sources.model_id(folder))
+    return Backbone(str(name), folder, model.to(device), sources.model_id(folder), trunk_precision)
 
 
 @contextmanager

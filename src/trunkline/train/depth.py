@@ -74,9 +74,10 @@ class Search:
 def candidates(backbone: Backbone) -> list[Depth]:
     """The depths that are tried, shallow first: 0, 1, 2, a quarter, a third and half of the layers, all."""
     layers = backbone.layers
-    if backbone.family.whole_only:
-        return [0, ALL]
-    return [*sorted({0, 1, 2, layers // 4, layers // 3, layers // 2} & set(range(layers + 1))), ALL]
+    cuts: list[Depth] = (
+        [0] if backbone.family.whole_only else [*sorted({0, 1, 2, layers // 4, layers // 3, layers // 2} & set(range(layers + 1)))]
+    )
+    return cuts if backbone.trunk_precision != "float32" else [*cuts, ALL]  # what is trained whole has no trunk
 
 
 def search(

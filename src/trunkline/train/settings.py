@@ -15,6 +15,7 @@ OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop")
 SCHEDULES = ("linear", "cosine", "constant", "plateau")
 STATES = ("float16", "float32", "int8")
 PRECISIONS = ("auto", "float32", "bfloat16")
+TRUNK_PRECISIONS = ("float32", "bfloat16", "int8")
 SPLITS = ("label", "group", "time", "given")
 
 
@@ -46,6 +47,7 @@ class Settings:
     test: float = _say(0.2, "share of rows to measure on")
     split: str = _say("label", f"how rows are divided: one of {', '.join(SPLITS)}")
     states: str = _say("float16", f"number format of the stored states: one of {', '.join(STATES)}")
+    trunk_precision: str = _say("float32", f"what the trunk computes in, when tuning and ever after: one of {', '.join(TRUNK_PRECISIONS)}")
     task_options: str = _say("", "options of the task, as option=value:option=value")
     precision: str = _say(
         "auto", "matrix products in training: one of auto, float32, bfloat16; auto: bfloat16 where the machine multiplies it faster"
@@ -62,6 +64,7 @@ class Settings:
         one_of("states", self.states, STATES)
         one_of("split", self.split, SPLITS)
         one_of("precision", self.precision, PRECISIONS)
+        one_of("trunk_precision", self.trunk_precision, TRUNK_PRECISIONS)
         duration("budget", self.budget)
         for name, low, high in (("batch_size", 1, 4096), ("accumulate", 1, 4096), ("warmup", 0, 0.9), ("weight_decay", 0, 10), ("seeds", 1, 100),
                                 ("validation", 0.01, 0.5), ("test", 0.0, 0.8), ("seed", 0, 2**31), ("threads", 0, 1024),
