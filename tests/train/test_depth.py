@@ -6,7 +6,7 @@ import pytest
 import trunkline as tl
 from tests.train.samples import make_branch, make_rows
 from trunkline.data.read import read
-from trunkline.errors import OptionError
+from trunkline.errors import OptionError, TrainingError
 from trunkline.evaluation.report import Report
 from trunkline.model.backbone import ALL, Lift, load_backbone
 from trunkline.states.held import HeldStates
@@ -118,6 +118,19 @@ def test_the_whole_model_is_taken_where_it_wins_clearly():
 def test_another_learning_rate_is_taken_only_when_it_is_clearly_better():
     assert searching({0: 100, 1: 150}, {1 / 3: 150, 3.0: 190}).result().learning_rate == 3.0
     assert searching({0: 100, 1: 150}, {1 / 3: 150, 3.0: 150}).result().learning_rate == 1.0
+
+
+def test_a_learning_rate_that_does_not_train_is_no_candidate():
+    made = searching({0: 100, 1: 150})
+    plain = made.trial
+
+    def trial(depth, rate=1.0):
+        if rate > 1:
+            raise TrainingError("the loss is not a finite number")
+        return plain(depth, rate)
+
+    made.trial = trial
+    assert made.result().learning_rate == 1.0
 
 
 def test_a_metric_whose_least_value_is_best(monkeypatch):

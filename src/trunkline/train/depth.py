@@ -18,12 +18,14 @@ import numpy as np
 
 from trunkline.branch import Branch, run
 from trunkline.choices import duration
+from trunkline.errors import TrainingError
 from trunkline.evaluation.interval import paired
 from trunkline.evaluation.metrics import METRICS
 from trunkline.model.backbone import ALL, Backbone, Depth, Lift
+from trunkline.progress import Bar
 from trunkline.states.collate import Source
 from trunkline.states.held import HeldStates
-from trunkline.train.fit import Data, fit, truth_and_scores
+from trunkline.train.fit import Data, Progress, fit, truth_and_scores
 from trunkline.train.settings import Settings
 from trunkline.train.start import solve_head
 from trunkline.types import Item
@@ -130,7 +132,10 @@ class _Searching:
         for factor in _RATES:
             if self.left() < chosen.seconds:
                 break
-            trial = self.trial(chosen.depth, chosen.learning_rate * factor)
+            try:
+                trial = self.trial(chosen.depth, chosen.learning_rate * factor)
+            except TrainingError:
+                continue  # a rate that does not train is no candidate
             self.trials.append(trial)
             if self.goodness(trial) > self.goodness(best) and self.behind(chosen, trial) > 1:
                 best = trial
@@ -141,10 +146,16 @@ class _Searching:
         branch = self.make(depth, self.settings.seed)
         rate = rate or self.settings.learning_rate or branch.config.learning_rate
         data = Data(self.train, self.validation, self.source(depth), branch.spec, self.backbone.tokenizer.pad_id)
-        progress = fit(
-            branch.network, data, replace(self.settings, evaluate_every=None), learning_rate=rate, seed=self.settings.seed,
-            started=solve_head(branch, data),
-        )  # fmt: skip
+        solved = solve_head(branch, data)
+        with Bar(f"search: depth {depth}, rate {rate:.1g}", unit="steps") as bar:
+
+            def show(progress: Progress, steps: int) -> None:
+                bar.to(progress.step, steps, f"best {progress.best:.3f}" if progress.best is not None else "")
+
+            settings = replace(self.settings, evaluate_every=None)
+            progress = fit(
+                branch.network, data, settings, learning_rate=rate, seed=settings.seed, on_step=show, started=solved
+            )  # fmt: skip
         self.metric = next(iter(progress.history[-1]["metrics"]))
         answers = run(branch.network, branch.spec, self.validation, data.source, data.pad_id)
         self.truth, scores = truth_and_scores(self.validation, answers)
