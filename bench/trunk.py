@@ -3,7 +3,7 @@
     python bench/trunk.py banking77                 # minilm, all layers below the cut
     python bench/trunk.py cold --rounds 5 --out bench/out
 
-One thread. tokens/s: of the real tokens, padding not counted, in the batches that `encode` makes, by the processor time of this process
+One thread. tokens/s: of the real tokens, padding not counted, in some of the batches that `encode` makes, by the processor time of this process
 (other processes change that less than the clock on the wall); medians of rounds in which the precisions take turns, with the
 smallest and largest. "share" is the rate of the products with weights (those of attention are not counted) beside the rate of
 plain matrix products of the same shapes and number format, measured in the same round. "cosine" is of the states of all tokens
@@ -55,7 +55,8 @@ def main() -> None:
     parser.add_argument("set", choices=sorted(SETS))
     parser.add_argument("--model", help="another model than the set's usual one")
     parser.add_argument("--depth", type=int, default=0, help="layers above the cut")
-    parser.add_argument("--timed-rows", type=int, default=500, help="rows of a timed round")
+    parser.add_argument("--rows", type=int, default=4500, help="rows that are divided into batches")
+    parser.add_argument("--timed-batches", type=int, default=12, help="batches of a timed round, evenly from short to long texts")
     parser.add_argument("--train", type=int, default=3000, help="rows that the logistic regression learns from; 0: no accuracy, only times")
     parser.add_argument("--validation", type=int, default=1500, help="rows that it is measured on")
     parser.add_argument("--rounds", type=int, default=5)
@@ -66,11 +67,11 @@ def main() -> None:
     load, usual = SETS[asked.set]
     rows = list(load())
     random.Random(0).shuffle(rows)
-    rows = rows[: max(asked.timed_rows, asked.train + asked.validation)]
+    rows = rows[: max(asked.rows, asked.train + asked.validation)]
     trunks = {name: load_backbone(asked.model or usual, trunk_precision=name).trunk(asked.depth) for name in PRECISIONS}
     plain = trunks["float32"]
     tokens = [plain.backbone.tokenizer.encode(row["text"], max_tokens=plain.backbone.max_tokens)[0] for row in rows]
-    measured = times(trunks, tokens[: asked.timed_rows], asked)
+    measured = times(trunks, tokens, asked)
     if asked.train:
         labels = np.array([str(row["label"]) for row in rows])
         measured = {name: {**measured[name], **cost} for name, cost in costs(trunks, tokens, labels, asked).items()}
@@ -80,8 +81,8 @@ def main() -> None:
         "depth": asked.depth,
         "layers_below": plain.cut,
         "tokens_per_batch": asked.tokens_per_batch,
-        "rows": {"timed": asked.timed_rows, "train": asked.train, "validation": asked.validation},
-        "tokens": sum(map(len, tokens[: asked.timed_rows])),
+        "rows": {"batched": len(rows), "train": asked.train, "validation": asked.validation},
+        "timed_batches": asked.timed_batches,
         "rounds": asked.rounds,
         "machine": {**describe(plain.device), "torch": torch.__version__},
         "precisions": measured,
@@ -95,7 +96,10 @@ def main() -> None:
 
 def times(trunks: dict[str, Trunk], tokens: list[Tokens], asked: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Tokens a second and share of the matmul rate, in rounds that begin with another precision each time."""
-    batches = [[tokens[i] for i in some] for some in by_length([len(one) for one in tokens], asked.tokens_per_batch)]
+    found = by_length([len(one) for one in tokens], asked.tokens_per_batch)
+    picked = np.unique(np.linspace(0, len(found) - 1, asked.timed_batches).round().astype(int))
+    batches = [[tokens[i] for i in found[at]] for at in picked]
+    count = sum(len(one) for batch in batches for one in batch)
     shapes = products(trunks["float32"].backbone, asked.depth)
     each = sum(2 * inputs * outputs * count for (inputs, outputs), count in shapes.items())  # operations a token
     speed: dict[str, list[float]] = {name: [] for name in trunks}
@@ -108,7 +112,7 @@ def times(trunks: dict[str, Trunk], tokens: list[Tokens], asked: argparse.Namesp
             started = time.process_time()
             for batch in batches:
                 run_trunk(trunks[name], batch)
-            speed[name].append(sum(map(len, tokens)) / (time.process_time() - started))
+            speed[name].append(count / (time.process_time() - started))
     return {
         name: {
             "tokens_per_second": statistics.median(speed[name]),

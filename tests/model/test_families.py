@@ -102,6 +102,16 @@ def test_every_precision_is_a_trunk_of_its_own(backbone, precision):
     assert torch.equal(_whole(other.stack, ids, mask, types), _whole(backbone.stack, ids, mask, types)), "the backbone itself stays"
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_a_rounded_trunk_gives_a_text_the_same_states_in_any_batch(precision, tiny_folder):
+    trunk = load_backbone(tiny_folder("bert"), trunk_precision=precision).trunk(0)
+    ids, mask, types = _texts(trunk.backbone, pair=True)
+    together = trunk(ids, mask, types)
+    for row, length in enumerate(mask.sum(1).tolist()):
+        one = slice(row, row + 1), slice(0, length)
+        assert torch.equal(trunk(ids[one], None, types[one])[0], together[row, :length])
+
+
 def test_lifted_states_are_those_of_the_trunk_in_every_precision(backbone):
     if backbone.family.whole_only:
         pytest.skip("one cut only")

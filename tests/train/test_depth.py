@@ -152,12 +152,23 @@ def test_a_budget_that_is_no_time_is_refused(value):
         Settings(budget=value)
 
 
-def test_a_solved_head_is_kept_when_nothing_beats_it(model):
-    settings = Settings(epochs=1, learning_rate=1e-9, head_learning_rate=1e-9, threads=1)
-    branch = tl.tune(rows(), model, depth=0, settings=settings)
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_head_alone_is_solved_without_a_step(depth, model):
+    branch = tl.tune(rows(), model, method="probe", depth=depth, settings=Settings(epochs=1, threads=1))
     untuned, tuned = branch.report.results[-2:]
-    assert branch.report.history[0][0]["step"] == 0
-    assert tuned["metrics"]["accuracy"]["value"] == pytest.approx(untuned["metrics"]["accuracy"]["value"])
+    assert [entry["step"] for entry in branch.report.history[0]] == [0]
+    assert tuned["metrics"]["accuracy"]["value"] == untuned["metrics"]["accuracy"]["value"]
+
+
+def test_a_number_is_solved_too(model):
+    branch = tl.tune(read(list(make_rows("regress", 60).rows), "regress"), model, depth=0, settings=Settings(threads=1))
+    untuned, tuned = branch.report.results[-2:]
+    assert tuned["metrics"]["mse"]["value"] == pytest.approx(untuned["metrics"]["mse"]["value"], rel=1e-3)
+
+
+def test_a_weighted_loss_is_trained_in_steps(model):
+    settings = Settings(epochs=1, threads=1, task_options="class_weights=balanced")
+    assert tl.tune(rows(), model, depth=0, settings=settings).report.history[0][-1]["step"] > 0
 
 
 def test_only_a_plain_linear_head_is_solved(model):

@@ -21,7 +21,7 @@ from trunkline.choices import one_of
 from trunkline.errors import ModelError, OptionError
 from trunkline.model import safety, sources
 from trunkline.model.families import Family, PassThrough, Zero, family
-from trunkline.model.precision import PRECISIONS, lower
+from trunkline.model.precision import PRECISIONS, each_length, lower
 from trunkline.model.tokenizer import Tokenizer
 
 Depth = int | str
@@ -146,9 +146,14 @@ class Trunk:
 
         Gives (S, T, D) on the trunk's device; what stands at padded places means nothing.
         """
-        given = {"input_ids": ids.to(self.device), "attention_mask": None if mask is None else mask.long().to(self.device)}
+        given = ids.to(self.device), None if types is None else types.to(self.device)
+        mask = None if mask is None else mask.to(self.device)
+        return self._run(mask, *given) if self._stack is self.backbone.stack else each_length(self._run, mask, *given)
+
+    def _run(self, mask: torch.Tensor | None, ids: torch.Tensor, types: torch.Tensor | None) -> torch.Tensor:
+        given = {"input_ids": ids, "attention_mask": None if mask is None else mask.long()}
         if types is not None:
-            given["token_type_ids"] = types.to(self.device)
+            given["token_type_ids"] = types
         return _until(self._stop_at, self._stack, given)
 
 
@@ -158,8 +163,8 @@ class Lift:
     def __init__(self, backbone: Backbone, low: Depth, high: Depth) -> None:
         if not isinstance(low, int) or not isinstance(high, int) or not high <= low or backbone.family.whole_only:
             raise OptionError(f"from depth {low} to {high}: states go up only, from a cut to one with fewer layers above it.")
-        self.device, self.same = backbone.device, low == high
-        self._stack = lower(backbone.upper(low).eval(), backbone.trunk_precision)
+        self.device, self.same, self._precision = backbone.device, low == high, backbone.trunk_precision
+        self._stack = lower(backbone.upper(low).eval(), self._precision)
         norm = _at(self._stack, backbone.family.norm) if backbone.family.norm else None
         self._stop_at = norm if high == 0 else _at(self._stack, backbone.family.layers)[low - high]
 
@@ -168,8 +173,11 @@ class Lift:
         """hidden (S, T, D), mask (S, T) bool or None when nothing is padded -> (S, T, D); what stands at padded places means nothing."""
         if self.same:
             return hidden
-        given = {"inputs_embeds": hidden.to(self.device), "attention_mask": None if mask is None else mask.long().to(self.device)}
-        return _until(self._stop_at, self._stack, given)
+        hidden, mask = hidden.to(self.device), None if mask is None else mask.to(self.device)
+        return self._run(mask, hidden) if self._precision == "float32" else each_length(self._run, mask, hidden)
+
+    def _run(self, mask: torch.Tensor | None, hidden: torch.Tensor) -> torch.Tensor:
+        return _until(self._stop_at, self._stack, {"inputs_embeds": hidden, "attention_mask": None if mask is None else mask.long()})
 
 
 def load_backbone(
@@ -177,7 +185,8 @@ def load_backbone(
 ) -> Backbone:
     """A backbone by name, hub id or folder, frozen and in eval mode. trunk_precision: "float32", "bfloat16" or "int8".
 
-    Raises: OptionError for an unknown precision; ModelError when it is not found, not safe to load, of an unknown family, or its weights do not fit its configuration.
+    Raises: OptionError for an unknown precision; ModelError when it is not found, not safe to load, of an unknown family, or its
+    weights do not fit its configuration.
     """
     folder = sources.locate(name)
     safety.verify(folder)

@@ -154,7 +154,7 @@ class _Searching:
 
             settings = replace(self.settings, evaluate_every=None)
             progress = fit(
-                branch.network, data, settings, learning_rate=rate, seed=settings.seed, on_step=show, started=solved
+                branch.network, data, settings, learning_rate=rate, seed=settings.seed, on_step=show, solved=solved
             )  # fmt: skip
         self.metric = next(iter(progress.history[-1]["metrics"]))
         answers = run(branch.network, branch.spec, self.validation, data.source, data.pad_id)

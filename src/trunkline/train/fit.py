@@ -60,17 +60,19 @@ class Progress:
 
 def fit(
     network: Network, data: Data, settings: Settings, *, learning_rate: float, seed: int, checkpoints: Checkpoints | None = None,
-    on_step: Callable[[Progress, int], None] | None = None, started: bool = False,
+    on_step: Callable[[Progress, int], None] | None = None, solved: bool = False,
 ) -> Progress:  # fmt: skip
     """Train the network; it ends with the weights that were best on the validation rows.
 
-    started: the weights as they come are an answer already (a solved head): they are measured too, and kept if nothing beats them
+    solved: the weights as they come are the solution already (start.py): they are measured, and no step is taken
     on_step: called with the progress and the number of steps planned, after each step.
     Raises: TrainingError when the loss or the gradient is not a finite number three steps in a row, or in more than 1% of the last 1,000.
     """
     loop = _Loop(network, data, settings, learning_rate, seed, checkpoints)
-    if not loop.resume() and started:
+    loop.resume()
+    if solved:
         loop.evaluate()
+        loop.progress.done = True
     try:
         while not loop.progress.done:
             loop.step()
@@ -151,19 +153,17 @@ class _Loop:
         self.saved_at = time.monotonic()
         _set_dropout(network, settings.dropout)
 
-    def resume(self) -> bool:
-        """Whether a checkpoint was found and gone on from."""
+    def resume(self) -> None:
         found = self.checkpoints.latest() if self.checkpoints else None
         if not found:
             self.keep_best()
-            return False
+            return
         groups, state = found
         restore(self.network, groups["weights"], "checkpoint")
         self.best = groups["best"]
         _restore_optimizer(self.optimizer, self.learned, groups["optimizer"])
         self.progress = Progress(**state["progress"])
         self.losses = state["losses"]
-        return True
 
     def step(self) -> None:
         """One step, and the evaluation where one is due; stopped within an evaluation, the run goes on with that evaluation."""

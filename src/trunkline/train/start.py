@@ -1,4 +1,7 @@
-"""Where a branch learns nothing but a linear head, its exact solution: logistic or ridge regression on the pooled states."""
+"""Where a branch learns nothing but a linear head, its exact solution: logistic or ridge regression on the pooled states.
+
+The loop has nothing to add to it: picking among the weights of later steps by the validation rows made Banking77 worse by 0.7 points.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,9 @@ _SOLVED = {"head.linear.weight", "head.linear.bias"}
 
 
 def solve_head(branch: Branch, data: Data) -> bool:
-    """Put the solution in the head, and say whether there was one to put: only where a linear head is all that learns."""
-    if set(branch.network.learned()) != _SOLVED or not isinstance(branch.network.head, PooledHead):
+    """Put the solution in the head, and say whether there was one to put: only where a linear head is all that learns, by a plain loss."""
+    weighted = getattr(branch.spec, "weights", ()) or getattr(branch.spec, "focal_gamma", 0) or getattr(branch.spec, "loss", "mse") != "mse"
+    if weighted or set(branch.network.learned()) != _SOLVED or not isinstance(branch.network.head, PooledHead):
         return False
     parts = {"train": data.train, "validation": data.validation}
     vectors = {name: untuned(branch.backbone, branch.depth, items, data.source, data.spec.pooling) for name, items in parts.items()}

@@ -187,7 +187,7 @@ class _Job:
         """One run of the loop, with checkpoints where there is a folder, and a bar of its rows."""
         branch = make(seed)
         rate = rate or self.settings.learning_rate or branch.config.learning_rate
-        started = solve_head(branch, data)
+        solved = solve_head(branch, data)
         every = epochs(self.settings, len(data.train)) * len(data.train)
         with ExitStack() as stack:
             kept = None
@@ -200,7 +200,7 @@ class _Job:
                 bar.to(min(progress.step * self.settings.batch_size, every), every, _best(progress))
 
             progress = fit(
-                branch.network, data, self.settings, learning_rate=rate, seed=seed, checkpoints=kept, on_step=show, started=started
+                branch.network, data, self.settings, learning_rate=rate, seed=seed, checkpoints=kept, on_step=show, solved=solved
             )
         return branch, progress
 
