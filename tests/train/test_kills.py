@@ -45,6 +45,14 @@ def test_100_kills():
     assert found["identical"] == found["without strays"] == found["runs"]
 
 
+@pytest.fixture(autouse=True)
+def _signals_count():
+    """A shell that starts the tests in the background has SIGINT ignored, here and in every process started from here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 LONG = {"precision": "float32", "epochs": 120, "patience": None, "evaluate_every": 20, "dropout": 0.1, "checkpoint_seconds": 0.2}
 
 
