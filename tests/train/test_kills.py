@@ -21,6 +21,8 @@ from trunkline.train.checkpoint import lock
 from trunkline.train.tune import tune
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning")
+"""A signal in the middle of listing a folder leaves the list's handle to the collector, which says so."""
 
 
 def kill(count, seed):
