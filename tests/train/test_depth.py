@@ -133,7 +133,7 @@ def test_a_learning_rate_that_does_not_train_is_no_candidate():
     assert made.result().learning_rate == 1.0
 
 
-def test_a_metric_whose_least_value_is_best(monkeypatch):
+def test_a_metric_whose_least_value_is_best():
     made = searching({0: 100, 1: 150})
     made.metric = "mse"
     assert made.goodness(Trial(0, 1.0, 0.5, 1.0)) < made.goodness(Trial(1, 1.0, 0.25, 1.0))

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import Ridge
 
 from trunkline.errors import DataError, OptionError, unknown
-from trunkline.evaluation.linear import fit_linear, goodness, logistic
+from trunkline.evaluation.linear import fit_linear
 from trunkline.types import Row
 
 MAX_ROWS = 50_000
@@ -76,7 +75,7 @@ def baselines(
     if features is not None:
         _check_features(features, {**split, "train": train})
         pooled = {name: np.asarray(features[name], dtype=np.float32) for name in split if name in features}
-        results.append(_untuned({**pooled, "train": pooled["train"][kept]}, truth, spec, sample))
+        results.append(_fitted("untuned", {**pooled, "train": pooled["train"][kept]}, truth, spec, sample, time.perf_counter()))
     return results
 
 
@@ -127,79 +126,18 @@ def _tfidf(split: Mapping[str, list[Row]], truth: Mapping[str, np.ndarray], spec
     start = time.perf_counter()
     vectors, described = _vectors(split)
     strengths = _TEXT_ALPHA if spec.task == "regress" else _TEXT_C
-    return _pick("tfidf", vectors, truth, spec=spec, strengths=strengths, about=({"features": described, **sample}, start))
+    return _fitted("tfidf", vectors, truth, spec, {"features": described, **sample}, start, strengths)
 
 
-def _untuned(pooled: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray], spec: Any, sample: dict[str, Any]) -> Result:
-    checked = (pooled["validation"], truth["validation"]) if len(truth["validation"]) else None
-    found = fit_linear(pooled["train"], truth["train"], spec, validation=checked)
-    scores = {part: found.scores(pooled[part]) for part in ("validation", "test") if len(truth[part])}
-    return Result("untuned", found.seconds, scores["test"], scores.get("validation"), {**sample, **found.options})
-
-
-def _pick(
-    name: str,
-    vectors: Mapping[str, Any],
-    truth: Mapping[str, np.ndarray],
-    *,
-    spec: Any,
-    strengths: Sequence[float],
-    about: tuple[dict[str, Any], float],
-) -> Result:
-    """Fit once for each strength of regularisation and keep the one that does best on the validation rows."""
-    option = "alpha" if spec.task == "regress" else "C"
-    fit = _ridge if spec.task == "regress" else _many_labels if spec.multi_label else _one_label
-    checked = len(truth["validation"]) > 0
-    tried: dict[float, tuple[dict[str, np.ndarray], bool, float]] = {}
-    for strength in strengths if checked else [strengths[(len(strengths) - 1) // 2]]:
-        predict, converged = fit(vectors["train"], truth["train"], spec, strength)
-        scores = {part: predict(vectors[part]) for part in ("validation", "test") if len(truth[part])}
-        tried[strength] = scores, converged, goodness(truth["validation"], scores["validation"], spec) if checked else 0.0
-    best = max(tried, key=lambda strength: tried[strength][2])
-    scores, converged, _ = tried[best]
-    options, start = about
-    options = {**options, option: best, "picked_from": list(tried), "converged": converged}
-    return Result(name, time.perf_counter() - start, scores["test"], scores.get("validation"), options)
-
-
-Predict = Callable[[Any], np.ndarray]
-
-
-def _one_label(vectors: Any, truth: np.ndarray, spec: Any, strength: float) -> tuple[Predict, bool]:
-    """Softmax regression. A label without a training row gets probability 0."""
-    labels = len(spec.labels)
-    present = np.unique(truth)
-    if len(present) == 1:
-        return lambda rows: np.repeat(np.eye(labels)[present], rows.shape[0], axis=0), True
-    model, converged = logistic(vectors, truth, strength)
-
-    def predict(rows: Any) -> np.ndarray:
-        scores = np.zeros((rows.shape[0], labels))
-        scores[:, present] = model.predict_proba(rows)
-        return scores
-
-    return predict, converged
-
-
-def _many_labels(vectors: Any, truth: np.ndarray, spec: Any, strength: float) -> tuple[Predict, bool]:
-    """One logistic regression a label. A label that all or none of the training rows have keeps that answer."""
-    models, all_converged = [], True
-    for column in truth.T:
-        model, converged = logistic(vectors, column, strength) if 0 < column.sum() < len(column) else (float(column[0]), True)
-        models.append(model)
-        all_converged &= converged
-
-    def predict(rows: Any) -> np.ndarray:
-        each = [np.full(rows.shape[0], m) if isinstance(m, float) else m.predict_proba(rows)[:, 1] for m in models]
-        return np.stack(each, axis=1).astype(np.float64)
-
-    return predict, all_converged
-
-
-def _ridge(vectors: Any, truth: np.ndarray, spec: Any, strength: float) -> tuple[Predict, bool]:
-    solver = "sparse_cg" if sparse.issparse(vectors) else "cholesky"
-    model = Ridge(alpha=strength, solver=solver).fit(vectors, truth)
-    return lambda rows: np.asarray(model.predict(rows), dtype=np.float64), True
+def _fitted(
+    name: str, vectors: Mapping[str, Any], truth: Mapping[str, np.ndarray], spec: Any, about: dict[str, Any], start: float,
+    strengths: Sequence[float] = (),
+) -> Result:  # fmt: skip
+    """A linear model on these vectors, and its scores."""
+    checked = (vectors["validation"], truth["validation"]) if len(truth["validation"]) else None
+    found = fit_linear(vectors["train"], truth["train"], spec, validation=checked, strengths=strengths)
+    scores = {part: found.scores(vectors[part]) for part in ("validation", "test") if len(truth[part])}
+    return Result(name, time.perf_counter() - start, scores["test"], scores.get("validation"), {**about, **found.options})
 
 
 def _vectors(split: Mapping[str, list[Row]]) -> tuple[dict[str, Any], str]:

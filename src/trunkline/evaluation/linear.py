@@ -1,13 +1,13 @@
-"""A linear model on fixed vectors, solved exactly: the baseline "untuned", and the head of a branch that learns nothing else.
+"""A linear model on fixed vectors, solved exactly: the baselines "tfidf" and "untuned", and the head of a branch that learns nothing else.
 
 Logistic regression (one label or several), or ridge regression (a number). How strongly it is regularised is picked on the
-validation rows. The vectors are standardised while fitting; what comes out reads them as they are.
+validation rows. Dense vectors are standardised while fitting; what comes out reads them as they are.
 """
 
 from __future__ import annotations
 
-import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,11 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from trunkline.evaluation.metrics import compute
 
-_STATES_C = (0.001, 0.01, 0.1, 1.0)
-_STATES_ALPHA = (1.0, 10.0, 100.0, 1000.0)
-_NEVER = -30.0
-"""The logit of a label without a training row."""
+STATES_C = (0.001, 0.01, 0.1, 1.0)
+STATES_ALPHA = (1.0, 10.0, 100.0, 1000.0)
+"""The strengths of regularisation that are tried on pooled states, for labels and for a number."""
+_NEVER = -1000.0
+"""The logit of a label without a training row: its probability is 0."""
 _DEAD = 1e-6
 """A dimension that varies less than this share of the usual one is noise of rounding, and left out."""
 
@@ -34,40 +35,42 @@ class Linear:
     bias: np.ndarray
     kind: str
     options: dict[str, Any]
-    seconds: float
 
-    def scores(self, vectors: np.ndarray) -> np.ndarray:
-        """(N, D) -> what metrics read: (N, K) probabilities, or (N,) numbers."""
-        found = np.asarray(vectors, dtype=np.float64) @ self.weight.T + self.bias
+    def scores(self, vectors: Any) -> np.ndarray:
+        """(N, D), dense or sparse -> what metrics read: (N, K) probabilities, or (N,) numbers."""
+        found = vectors @ self.weight.T + self.bias
         if self.kind == "number":
             return found[:, 0]
         return special.expit(found) if self.kind == "multi" else special.softmax(found, axis=1)
 
 
 def fit_linear(
-    vectors: np.ndarray, truth: np.ndarray, spec: Any, *, validation: tuple[np.ndarray, np.ndarray] | None = None
+    vectors: Any, truth: np.ndarray, spec: Any, *, validation: tuple[Any, np.ndarray] | None = None, strengths: Sequence[float] = (),
 ) -> Linear:  # fmt: skip
     """Fit once for each strength of regularisation and keep the one that does best on the validation rows.
 
-    vectors: (N, D); truth: (N,) label ids, (N, K) 0 or 1, or (N,) numbers; spec: a task's spec (task, labels, multi_label);
-    validation: vectors and truth to pick by; without them the middle strength is taken.
+    vectors: (N, D), dense or sparse; truth: (N,) label ids, (N, K) 0 or 1, or (N,) numbers; spec: a task's spec (task, labels, multi_label);
+    validation: vectors and truth to pick by, without which the middle strength is taken; strengths: as for pooled states where none are given.
     """
-    started = time.perf_counter()
     kind = "number" if spec.task == "regress" else "multi" if spec.multi_label else "single"
-    mean, deviation = vectors.mean(0, dtype=np.float64), vectors.std(0, dtype=np.float64)
-    alive = deviation > _DEAD * np.median(deviation)
-    scaled = np.where(alive, (vectors - mean) / np.where(alive, deviation, 1.0), 0.0).astype(np.float32)
-    strengths = _STATES_ALPHA if kind == "number" else _STATES_C
-    tried: list[tuple[float, float, Linear]] = []
-    for strength in strengths if validation else [strengths[(len(strengths) - 1) // 2]]:
+    strengths = strengths or (STATES_ALPHA if kind == "number" else STATES_C)
+    tried = strengths if validation else [strengths[(len(strengths) - 1) // 2]]
+    scaled, mean, deviation = (vectors, 0.0, 1.0) if sparse.issparse(vectors) else _standardised(vectors)
+    found: list[tuple[float, Linear]] = []
+    for strength in tried:
         weight, bias, converged = _solve(scaled, truth, spec, kind, strength)
-        weight = np.where(alive, weight / np.where(alive, deviation, 1.0), 0.0)
-        options: dict[str, Any] = {"alpha" if kind == "number" else "C": strength, "converged": converged}
-        one = Linear(weight, bias - weight @ mean, kind, options, 0.0)
-        tried.append((goodness(validation[1], one.scores(validation[0]), spec) if validation else 0.0, strength, one))
-    _, _, best = max(tried, key=lambda each: each[0])
-    options = best.options | {"picked_from": [strength for _, strength, _ in tried]}
-    return Linear(best.weight, best.bias, kind, options, time.perf_counter() - started)
+        weight = weight / deviation
+        options = {"alpha" if kind == "number" else "C": strength, "picked_from": list(tried), "converged": converged}
+        one = Linear(weight, bias if sparse.issparse(vectors) else bias - weight @ mean, kind, options)
+        found.append((goodness(validation[1], one.scores(validation[0]), spec) if validation else 0.0, one))
+    return max(found, key=lambda each: each[0])[1]
+
+
+def _standardised(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The vectors with mean 0 and deviation 1, float32; the mean; the deviation, infinite (so: 0 when divided by) in dead dimensions."""
+    mean, deviation = vectors.mean(0, dtype=np.float64), vectors.std(0, dtype=np.float64)
+    deviation = np.where(deviation > _DEAD * np.median(deviation), deviation, np.inf)
+    return ((vectors - mean) / deviation).astype(np.float32), mean, deviation
 
 
 def goodness(truth: np.ndarray, scores: np.ndarray, spec: Any) -> float:
@@ -77,7 +80,7 @@ def goodness(truth: np.ndarray, scores: np.ndarray, spec: Any) -> float:
     return -value if metric == "mse" else value
 
 
-def logistic(vectors: Any, truth: np.ndarray, strength: float) -> tuple[LogisticRegression, bool]:
+def _logistic(vectors: Any, truth: np.ndarray, strength: float) -> tuple[LogisticRegression, bool]:
     """The fitted model, and whether it came to rest. Sparse vectors stop earlier: it costs the time and changes no answer."""
     model = LogisticRegression(C=strength, tol=1e-3 if sparse.issparse(vectors) else 1e-4, max_iter=500)
     with warnings.catch_warnings(record=True) as caught:
@@ -89,10 +92,10 @@ def logistic(vectors: Any, truth: np.ndarray, strength: float) -> tuple[Logistic
     return model, len(caught) == len(others)
 
 
-def _solve(vectors: np.ndarray, truth: np.ndarray, spec: Any, kind: str, strength: float) -> tuple[np.ndarray, np.ndarray, bool]:
-    """weight (K, D) and bias (K,) for standardised vectors, and whether the solver came to rest."""
+def _solve(vectors: Any, truth: np.ndarray, spec: Any, kind: str, strength: float) -> tuple[np.ndarray, np.ndarray, bool]:
+    """weight (K, D) and bias (K,) and whether the solver came to rest."""
     if kind == "number":
-        ridge = Ridge(alpha=strength, solver="cholesky").fit(vectors, truth)
+        ridge = Ridge(alpha=strength, solver="sparse_cg" if sparse.issparse(vectors) else "cholesky").fit(vectors, truth)
         return np.asarray(ridge.coef_, dtype=np.float64)[None], np.array([ridge.intercept_], dtype=np.float64), True
     labels = len(spec.labels)
     weight, bias = np.zeros((labels, vectors.shape[1])), np.full(labels, _NEVER)
@@ -102,7 +105,7 @@ def _solve(vectors: np.ndarray, truth: np.ndarray, spec: Any, kind: str, strengt
     if len(present) == 1:
         bias[present] = 0.0
         return weight, bias, True
-    model, converged = logistic(vectors, truth, strength)
+    model, converged = _logistic(vectors, truth, strength)
     if len(present) == 2:  # one logit for two labels: half of it for each
         weight[present] = np.concatenate([-model.coef_, model.coef_]) / 2
         bias[present] = np.concatenate([-model.intercept_, model.intercept_]) / 2
@@ -111,12 +114,12 @@ def _solve(vectors: np.ndarray, truth: np.ndarray, spec: Any, kind: str, strengt
     return weight, bias, converged
 
 
-def _each(vectors: np.ndarray, truth: np.ndarray, strength: float, weight: np.ndarray, bias: np.ndarray) -> tuple[Any, Any, bool]:
+def _each(vectors: Any, truth: np.ndarray, strength: float, weight: np.ndarray, bias: np.ndarray) -> tuple[Any, Any, bool]:
     """One logistic regression a label. A label that all or none of the training rows have keeps that answer."""
     converged = True
     for at, column in enumerate(truth.T):
         if 0 < column.sum() < len(column):
-            model, rested = logistic(vectors, column, strength)
+            model, rested = _logistic(vectors, column, strength)
             weight[at], bias[at], converged = model.coef_[0], model.intercept_[0], converged and rested
         else:
             bias[at] = -_NEVER if column[0] else _NEVER

@@ -60,6 +60,8 @@ class Backbone:
     def check_depth(self, depth: Depth) -> Depth:
         """The depth as given, when this model can be cut there. Raises: OptionError that says what is allowed."""
         if depth == ALL:
+            if self.trunk_precision != "float32":
+                raise OptionError(f"trunk_precision={self.trunk_precision!r}: depth 'all' has no trunk. Use 'float32', or another depth.")
             return depth
         if not isinstance(depth, int) or isinstance(depth, bool):
             raise OptionError(f"depth={depth!r}: use a number of layers, 0 to {self.layers}, or 'all'.")

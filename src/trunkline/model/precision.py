@@ -6,7 +6,7 @@ residual sums) stays the library's, in float32; so one way serves every family. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 
 import torch
@@ -122,5 +122,10 @@ def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 @cache
 def _integers_are_fast() -> bool:
     """Through oneDNN on processors that multiply and add int8 in one instruction. On older ones its sums can overflow, elsewhere torch loops."""
-    able = torch.cpu.get_capabilities()
-    return torch.backends.mkldnn.is_available() and any(able.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+    return torch.backends.mkldnn.is_available() and processor_has("avx512_vnni", "avx_vnni", "amx_int8")
+
+
+def processor_has(*instructions: str) -> bool:
+    """Whether this processor has one of these, by torch's names; no where torch is too old to say."""
+    able: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(able.get(name) for name in instructions)

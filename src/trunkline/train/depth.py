@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -76,10 +76,9 @@ class Search:
 def candidates(backbone: Backbone) -> list[Depth]:
     """The depths that are tried, shallow first: 0, 1, 2, a quarter, a third and half of the layers, all."""
     layers = backbone.layers
-    cuts: list[Depth] = (
-        [0] if backbone.family.whole_only else [*sorted({0, 1, 2, layers // 4, layers // 3, layers // 2} & set(range(layers + 1)))]
-    )
-    return cuts if backbone.trunk_precision != "float32" else [*cuts, ALL]  # what is trained whole has no trunk
+    cuts: set[int] = {0} if backbone.family.whole_only else {0, 1, 2, layers // 4, layers // 3, layers // 2}
+    whole = [ALL] if backbone.trunk_precision == "float32" else []  # what is trained whole has no trunk
+    return [*(cut for cut in sorted(cuts) if cut <= layers), *whole]
 
 
 def search(
@@ -101,6 +100,7 @@ class _Searching:
         self.depths = candidates(backbone)
         self.lowest = max(d for d in self.depths if isinstance(d, int))
         self.lower: Source = states(self.lowest, [*self.train, *self.validation])
+        self.held: tuple[Depth, HeldStates] | None = None
         self.trials: list[Trial] = []
         self.metric, self.truth = "", np.empty(0)
 
@@ -152,10 +152,8 @@ class _Searching:
             def show(progress: Progress, steps: int) -> None:
                 bar.to(progress.step, steps, f"best {progress.best:.3f}" if progress.best is not None else "")
 
-            settings = replace(self.settings, evaluate_every=None)
-            progress = fit(
-                branch.network, data, settings, learning_rate=rate, seed=settings.seed, on_step=show, solved=solved
-            )  # fmt: skip
+            seed = self.settings.seed
+            progress = fit(branch.network, data, self.settings, learning_rate=rate, seed=seed, on_step=show, solved=solved)
         self.metric = next(iter(progress.history[-1]["metrics"]))
         answers = run(branch.network, branch.spec, self.validation, data.source, data.pad_id)
         self.truth, scores = truth_and_scores(self.validation, answers)
@@ -164,10 +162,12 @@ class _Searching:
     def source(self, depth: Depth) -> Source | None:
         if depth == ALL:
             return None
-        tokens = [one for item in (*self.train, *self.validation) for one in item.tokens]
         if depth == self.lowest:
             return self.lower
-        return HeldStates(tokens, self.lower, Lift(self.backbone, self.lowest, depth), self.settings.states)
+        if self.held is None or self.held[0] != depth:  # the depth that is chosen is tried with other rates too
+            tokens = [one for item in (*self.train, *self.validation) for one in item.tokens]
+            self.held = depth, HeldStates(tokens, self.lower, Lift(self.backbone, self.lowest, depth), self.settings.states)
+        return self.held[1]
 
     def left(self) -> float:
         return self.budget - (time.perf_counter() - self.started)

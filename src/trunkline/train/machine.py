@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from trunkline.choices import one_of
+from trunkline.model.precision import processor_has
 
 
 def device(wanted: str) -> torch.device:
@@ -31,8 +32,7 @@ def precision(wanted: str, where: torch.device) -> torch.dtype:
         return torch.bfloat16 if wanted == "bfloat16" else torch.float32
     if where.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    able = torch.cpu.get_capabilities() if where.type == "cpu" else {}
-    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+    return torch.bfloat16 if where.type == "cpu" and processor_has("avx512_bf16", "amx_bf16") else torch.float32
 
 
 def use_threads(wanted: int) -> int:

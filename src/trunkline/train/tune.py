@@ -21,7 +21,6 @@ from trunkline import choices, names, storage
 from trunkline.branch import Branch, savable
 from trunkline.data import quality
 from trunkline.data.split import Split, split
-from trunkline.errors import OptionError
 from trunkline.model.backbone import ALL, AUTO, Backbone, Depth, load_backbone
 from trunkline.progress import Bar
 from trunkline.states.collate import Source
@@ -64,10 +63,6 @@ def tune(
         make = _maker(backbone, parts, method, job.settings)
         if depth != AUTO:
             backbone.check_depth(depth)
-        if depth == ALL and job.settings.trunk_precision != "float32":
-            raise OptionError(
-                f"trunk_precision={job.settings.trunk_precision!r}: depth 'all' has no trunk. Use 'float32', or another depth."
-            )
     with job.timed("read"):
         items = {name: make(0, 0).prepare(part) for name, part in parts.parts().items()}
     about = {"rows": [part.fingerprint for part in parts.parts().values()], "method": method, "depth": depth, "backbone": backbone.id}
