@@ -20,8 +20,9 @@ from transformers.utils import logging as transformers_logging
 from trunkline.choices import one_of
 from trunkline.errors import ModelError, OptionError
 from trunkline.model import safety, sources
-from trunkline.model.families import Family, PassThrough, Zero, family
+from trunkline.model.families import Family, family
 from trunkline.model.precision import PRECISIONS, each_length, lower
+from trunkline.model.stacks import at, joined, shared, top
 from trunkline.model.tokenizer import Tokenizer
 
 Depth = int | str
@@ -46,8 +47,8 @@ class Backbone:
         self.config: Any = model.config
         self.family: Family = family(self.config.model_type)
         self.model: nn.Module = model.eval().requires_grad_(False)
-        self.stack: nn.Module = _at(model, self.family.stack)
-        self.layers: int = self.config.num_hidden_layers if self.family.whole_only else len(_at(self.stack, self.family.layers))
+        self.stack: nn.Module = at(model, self.family.stack)
+        self.layers: int = self.config.num_hidden_layers if self.family.whole_only else len(at(self.stack, self.family.layers))
         self.width: int = self.config.hidden_size
         limit = getattr(self.config, "max_position_embeddings", None) or 1 << 17
         self.max_tokens: int = limit - self.family.reserved
@@ -86,38 +87,13 @@ class Backbone:
         Called with inputs_embeds (S, T, D) and attention_mask (S, T); gives last_hidden_state (S, T, D).
         """
         self.check_depth(depth)
-        stack = copy.deepcopy(self.stack, _shared(self.stack))
         if depth == ALL:
-            return stack
-        cut = self.layers - int(depth)
-        layers: Any = _at(self.stack, self.family.layers)
-        for path in self.family.passed:
-            _put(stack, path, PassThrough())
-        for path in self.family.zeroed:
-            _put(stack, path, Zero())
-        for path in self.family.skipped:
-            if _at(stack, path, None) is not None:
-                _put(stack, path, nn.Identity())
-        if not self.family.whole_only:
-            _put(stack, self.family.layers, _numbered(list(_at(stack, self.family.layers))[cut:]))
-            _shorten(stack.config, cut, int(depth))
-        if self.family.quirk and depth:
-            self.family.quirk(layers, stack, cut)
-        return stack
+            return copy.deepcopy(self.stack, shared(self.stack))
+        return top(self.stack, self.family, self.layers - int(depth))
 
     def whole(self, upper: nn.Module, depth: Depth) -> nn.Module:
         """The whole stack, from token ids, with the layers of a branch's `upper` in place of the backbone's own."""
-        if depth == ALL:
-            return upper
-        stack = copy.deepcopy(self.stack, _shared(self.stack))
-        if self.family.whole_only:
-            return stack
-        lower = list(_at(stack, self.family.layers))[: self.layers - int(depth)]
-        top = copy.deepcopy(_at(upper, self.family.layers), _shared(upper))
-        _put(stack, self.family.layers, _numbered([*lower, *top]))
-        if self.family.norm:
-            _put(stack, self.family.norm, _at(upper, self.family.norm))
-        return stack
+        return upper if depth == ALL else joined(self.stack, self.family, upper, self.layers - int(depth))
 
 
 class Trunk:
@@ -132,10 +108,10 @@ class Trunk:
         mark = "" if precision == "float32" else f"@{precision}"
         self.id = hashlib.sha256(f"{backbone.id}:{cut}{mark}".encode()).hexdigest()
         self.width, self.pad_id = backbone.width, backbone.tokenizer.pad_id
-        self._stack = copy.deepcopy(backbone.stack, _shared(backbone.stack)) if mark else backbone.stack
-        layers = list(_at(self._stack, backbone.family.layers))
+        self._stack = copy.deepcopy(backbone.stack, shared(backbone.stack)) if mark else backbone.stack
+        layers = list(at(self._stack, backbone.family.layers))
         lower(self._stack, precision, keep=layers[cut:])
-        norm = _at(self._stack, backbone.family.norm) if backbone.family.norm else None
+        norm = at(self._stack, backbone.family.norm) if backbone.family.norm else None
         self._stop_at = norm if cut == backbone.layers else layers[cut]
 
     @property
@@ -167,8 +143,8 @@ class Lift:
             raise OptionError(f"from depth {low} to {high}: states go up only, from a cut to one with fewer layers above it.")
         self.device, self.same, self._precision = backbone.device, low == high, backbone.trunk_precision
         self._stack = lower(backbone.upper(low).eval(), self._precision)
-        norm = _at(self._stack, backbone.family.norm) if backbone.family.norm else None
-        self._stop_at = norm if high == 0 else _at(self._stack, backbone.family.layers)[low - high]
+        norm = at(self._stack, backbone.family.norm) if backbone.family.norm else None
+        self._stop_at = norm if high == 0 else at(self._stack, backbone.family.layers)[low - high]
 
     @torch.no_grad()
     def __call__(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -243,35 +219,3 @@ def _until(stop_at: nn.Module | None, stack: nn.Module, given: dict[str, Any]) -
 
 def _stop(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
     raise _Reached(arguments[0])
-
-
-def _shared(module: nn.Module) -> dict[int, Any]:
-    """A deepcopy memo that keeps every tensor the same object, so that only the module structure is copied."""
-    return {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-
-
-def _at(module: Any, path: str | None, *default: Any) -> Any:
-    for name in path.split(".") if path else ():
-        module = getattr(module, name, *default)
-    return module
-
-
-def _put(module: Any, path: str, value: nn.Module) -> None:
-    *parents, name = path.split(".")
-    setattr(_at(module, ".".join(parents)), name, value)
-
-
-def _numbered(layers: list[nn.Module]) -> nn.ModuleList:
-    """The layers as a list that counts from 0, as masks and caches expect."""
-    for index, layer in enumerate(layers):
-        for module in layer.modules():
-            if isinstance(getattr(module, "layer_idx", None), int):
-                module.layer_idx = index  # type: ignore[assignment]
-    return nn.ModuleList(layers)
-
-
-def _shorten(config: Any, cut: int, depth: int) -> None:
-    """Make the configuration of a copied stack say how many layers it has, and of which types."""
-    config.num_hidden_layers = depth
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[cut : cut + depth]
