@@ -48,7 +48,15 @@ class Branch:
 
     @classmethod
     def new(cls, backbone: Backbone, spec: Spec, method: str, config: Any, depth: Depth, states: str = "float16") -> Branch:
-        """An untrained branch: the layers above the cut, the method grafted on, a fresh head."""
+        """An untrained branch: the layers above the cut, the method grafted on, a fresh head.
+
+        Raises: OptionError when the task cannot stand on this kind of model, or the method not on it.
+        """
+        if backbone.family.kind not in spec.backbones:
+            raise OptionError(
+                f"task={spec.task!r} on {backbone.name!r}: this model is of kind {backbone.family.kind!r}, and the task needs "
+                f"{' or '.join(spec.backbones)}. `trunkline models` lists some."
+            )
         network = Network(backbone, depth, names.task(spec.task).head(backbone.width, spec))
         names.method(method).graft(network, config)
         return cls(backbone, network.to(backbone.device), spec, method, config, states)
@@ -76,8 +84,11 @@ class Branch:
     def predict(self, texts: str | Sequence[str | tuple[str, str] | Row] | Rows) -> list[Answer]:
         """One answer for each text, pair of texts, or row, in their order."""
         given = [texts] if isinstance(texts, str) else list(texts)
-        items = self.prepare([_row(text, index) for index, text in enumerate(given)])
-        return run(self.network, self.spec, items, self.source(), self.backbone.tokenizer.pad_id)
+        return self.answers(self.prepare([_row(text, index) for index, text in enumerate(given)]))
+
+    def answers(self, items: Sequence[Item], source: Source | None = None) -> list[Answer]:
+        """One answer for each item, in their order, from stored states or else through the live trunk."""
+        return run(self.network, self.spec, items, source or self.source(), self.backbone.tokenizer.pad_id)
 
     def prepare(self, rows: Sequence[Row]) -> list[Item]:
         """The rows as items: tokens, and targets where the rows have labels."""
@@ -113,14 +124,20 @@ class Branch:
         }
 
     def probe(self) -> np.ndarray:
-        """Logits (4, K) for four fixed token sequences: stored with the branch, and compared when it is loaded."""
-        generator = np.random.default_rng(0)
-        high = self.backbone.config.vocab_size
-        items = [Item((Tokens(generator.integers(0, high, size, dtype=np.int32)),)) for size in range(6, 6 + _PROBES)]
+        """Logits (4, K) for four fixed token sequences: stored with the branch, and compared when it is loaded.
+
+        Of a task whose logits are over a vocabulary: the likelihoods (4, 2) of the sequences.
+        """
+        generator, likelihood = np.random.default_rng(0), self.spec.kind == "likelihood"
+        ids = [generator.integers(0, self.backbone.config.vocab_size, size, dtype=np.int32) for size in range(6, 6 + _PROBES)]
+        items = [Item((Tokens(one),), one if likelihood else None) for one in ids]
         self.network.eval()
         with torch.no_grad():
             batch = collate(items, self.source(), self.spec, self.backbone.tokenizer.pad_id).to(self.backbone.device)
-            return self.network(batch).logits.float().cpu().numpy().reshape(_PROBES, -1)
+            out = self.network(batch)
+            if likelihood:
+                return np.stack([answer.scores for answer in names.task(self.task).decode(out, batch, self.spec)])
+            return out.logits.float().cpu().numpy().reshape(_PROBES, -1)
 
 
 def savable(folder: str | Path) -> Path:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -18,8 +18,11 @@ from trunkline.errors import OptionError, unknown
 if TYPE_CHECKING:
     import torch
 
+IGNORE = -100
+"""In integer targets: no loss here. It fills up targets of differing shapes too, as in torch's cross-entropy."""
+
 Row = dict[str, Any]
-"""One example. `text` always; `text_b` for pairs; `label` (str, list of str, or float); optional `id`, `group`, `time`, `split`."""
+"""One example. `text` always; `text_b` for pairs; `label` (as the task says); optional `id`, `group`, `time`, `split`."""
 
 
 @dataclass(frozen=True)
@@ -91,18 +94,26 @@ class Tokens:
 class Item:
     """One row made ready for a model: usually one `Tokens`, two or more where texts are compared, and its target.
 
-    `was_cut` is true when the text was longer than the limit and lost its end.
+    `was_cut` is true when the text was longer than the limit and lost its end; `about` is what `decode` needs to speak of the row's
+    text (offsets, words); `gold` is what metrics compare the answer with, where that is not the target.
     """
 
     tokens: tuple[Tokens, ...]
     target: Any = None
     was_cut: bool = False
+    about: Any = None
+    gold: Any = None
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a task was told and what it learned from the rows (labels, weights). Each task adds its own fields."""
+    """What a task was told and what it learned from the rows (labels, weights). Each task adds its own fields.
 
+    kind: how its answers are compared (evaluation/kinds/); backbones: the kinds of backbone that it can stand on
+    """
+
+    kind: ClassVar[str] = "single"
+    backbones: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "encoder-decoder")
     task: str = ""
     max_tokens: int = 256
     pooling: str = "mean"
@@ -133,6 +144,7 @@ class Batch:
     ids: (S, T) int64 and types: (S, T) int64, only where the whole model runs
     owner: (S,) int64, which item of the batch each sequence belongs to
     spec: the TaskSpec of the task at hand; targets: a tensor with first axis B, or None when predicting
+    abouts: what `decode` needs to speak of each item's text, as its task made it
     """
 
     hidden: torch.Tensor | None
@@ -142,6 +154,7 @@ class Batch:
     ids: torch.Tensor | None = None
     types: torch.Tensor | None = None
     targets: Any = None
+    abouts: Sequence[Any] = ()
 
     def to(self, device: torch.device) -> Batch:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -150,17 +163,23 @@ class Batch:
 
 @dataclass
 class Output:
-    """What a branch gives: `logits` from the head, shape as the task says, and `hidden` (S, T, D) from its last layer."""
+    """What a branch gives: `logits` from the head, shape as the task says, and `hidden` (S, T, D) from its last layer.
+
+    extra: further tensors of the head that the loss or the answer needs (the transitions of a CRF)
+    generate: for tasks whose answer is a text: goes on from the batch's tokens, one text an item; None for all others
+    """
 
     logits: torch.Tensor
     hidden: torch.Tensor
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)
+    generate: Callable[[], list[str]] | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
     """What a branch says of one row.
 
-    value: what people read (a label, a list of labels, a number); scores: what metrics read ((K,) probabilities, or the number);
+    value: what people read (a label, a number, spans, a text); scores: what the metrics of the task's kind read for one row;
     probability: how sure the branch is of `value`, calibrated on validation rows, or None where that means nothing.
     """
 

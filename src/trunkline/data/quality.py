@@ -44,12 +44,14 @@ def check(data: Split | Rows) -> list[Finding]:
     """
     parts = data.parts() if isinstance(data, Split) else {"rows": data}
     rows = [row for part in parts.values() for row in part]
+    task = next(iter(parts.values())).task
     found = [*_empty(parts, data.unwanted if isinstance(data, Split) else ())]
-    if rows:
-        found += [*(_classes(rows) if _is_classes(parts) else _constant(rows)), *_conflicts(rows), *_long(rows)]
+    if rows and task in ("classify", "regress"):  # elsewhere a text may well have several answers
+        found += [*(_classes(rows) if task == "classify" else _constant(rows)), *_conflicts(rows)]
+    found += _long(rows)
     if isinstance(data, Split) and data.train:
-        found += [*_leaks(data), *_groups(data), *(_unknown_labels(data) if _is_classes(parts) else ())]
-    if rows and _is_classes(parts):
+        found += [*_leaks(data), *_groups(data), *_unknown_labels(data)]
+    if rows and task == "classify":
         found += [*_spellings(rows), *_give_aways(rows)]
     return sorted(found, key=lambda finding: finding.level)
 
@@ -78,10 +80,6 @@ def drop_leaks(data: Split) -> Split:
     return replace(data, train=kept_train, validation=kept_validation, notes=(*data.notes, *notes))
 
 
-def _is_classes(parts: dict[str, Rows]) -> bool:
-    return all(part.task != "regress" for part in parts.values())
-
-
 def _empty(parts: dict[str, Rows], unwanted: tuple[str, ...]) -> Iterator[Finding]:
     for name, part in parts.items():
         if not part and name not in unwanted:
@@ -89,7 +87,7 @@ def _empty(parts: dict[str, Rows], unwanted: tuple[str, ...]) -> Iterator[Findin
 
 
 def _classes(rows: list[Row]) -> Iterator[Finding]:
-    counts = Counter(label for row in rows for label in labels_of(row))
+    counts = Counter(label for row in rows for label in labels_of(row, "classify"))
     if len(counts) < 2:
         one = f"there is one class only: {next(iter(counts))!r}" if counts else "no row has a label"
         yield Finding("error", one, (), "give rows of at least two classes, or another label column (label=)")
@@ -156,9 +154,10 @@ def _pairs() -> Iterable[tuple[str, str]]:
 
 
 def _unknown_labels(data: Split) -> Iterator[Finding]:
-    known = {label for row in data.train for label in labels_of(row)}
+    task = data.train.task
+    known = {label for row in data.train for label in labels_of(row, task)}
     for name in ("validation", "test"):
-        counts = Counter(label for row in data.parts()[name] for label in labels_of(row) if label not in known)
+        counts = Counter(label for row in data.parts()[name] for label in labels_of(row, task) if label not in known)
         if counts:
             shown = tuple(f"{label!r}: {count:,} rows" for label, count in counts.most_common(_SHOWN))
             listed = ", ".join(sorted(known)[:40]) + (f" and {len(known) - 40} more" if len(known) > 40 else "")
@@ -169,7 +168,7 @@ def _unknown_labels(data: Split) -> Iterator[Finding]:
 def _spellings(rows: list[Row]) -> Iterator[Finding]:
     spelled: dict[str, set[str]] = defaultdict(set)
     for row in rows:
-        for label in labels_of(row):
+        for label in labels_of(row, "classify"):
             spelled[fold(label)].add(label)
     twice = [sorted(labels) for labels in spelled.values() if len(labels) > 1]
     if twice:

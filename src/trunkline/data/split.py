@@ -92,11 +92,11 @@ def _by_group(rows: Rows, shares: dict[str, float], seed: int) -> list[str]:
 def _by_hash(rows: Rows, keys: list[str], shares: dict[str, float], seed: int) -> list[str]:
     numbers = {key: _number(key, seed) for key in dict.fromkeys(keys)}
     sides = {key: _side(number, shares) for key, number in numbers.items()}
-    if rows.task != "regress":
-        keys_of: dict[str, dict[str, None]] = defaultdict(dict)
-        for row, key in zip(rows, keys):
-            for label in labels_of(row):
-                keys_of[label][key] = None
+    keys_of: dict[str, dict[str, None]] = defaultdict(dict)
+    for row, key in zip(rows, keys):
+        for label in labels_of(row, rows.task):
+            keys_of[label][key] = None
+    if keys_of:
         _leave_none_out(keys_of, numbers, sides, shares)
     return [sides[key] for key in keys]
 
@@ -165,10 +165,14 @@ _HOW: dict[str, Callable[[Rows, dict[str, float], int], list[str]]] = {
 }
 
 
-def labels_of(row: Row) -> Iterable[str]:
-    """The labels of a row: none, one, or those of its list."""
+def labels_of(row: Row, task: str) -> Iterable[str]:
+    """The classes of a row: those of its label, or the types of its spans; none in a task without classes."""
     label = row.get("label")
-    return label if isinstance(label, list) else () if label is None else (label,)
+    if task == "tag":
+        return dict.fromkeys(kind for _, _, kind in label or ())
+    if task != "classify" or label is None:
+        return ()
+    return label if isinstance(label, list) else (label,)
 
 
 def _need(rows: Rows, name: str) -> None:

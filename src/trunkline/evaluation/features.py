@@ -13,7 +13,7 @@ from trunkline.model.batches import by_length
 from trunkline.model.network import Network
 from trunkline.model.pooling import Pooling
 from trunkline.states.collate import Source, collate
-from trunkline.types import Item, Spec
+from trunkline.types import Batch, Item, Spec
 
 
 class _Pooled(nn.Module):
@@ -21,8 +21,8 @@ class _Pooled(nn.Module):
         super().__init__()
         self.pooling = Pooling(width, pooling)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return self.pooling(hidden, mask)
+    def forward(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return self.pooling(hidden, batch.mask)
 
 
 @torch.no_grad()

@@ -21,7 +21,8 @@ import numpy as np
 from scipy import stats
 
 from trunkline.errors import OptionError
-from trunkline.evaluation.metrics import Metric, check, fitting, right
+from trunkline.evaluation.metric import Metric
+from trunkline.evaluation.metrics import check, fitting, kind_of, right
 
 LEVEL = 0.95
 _CELLS = 2_000_000  # rows x resamples held at once
@@ -76,7 +77,8 @@ def bootstrap(
     >>> bootstrap(["accuracy"], [0, 1, 1, 0] * 50, [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]] * 50)["accuracy"].value
     0.75
     """
-    truth, scores, kind = check(truth, scores)
+    metric_names = list(metric_names)
+    truth, scores, kind = check(truth, scores, kind_of(metric_names))
     metrics = fitting(metric_names, kind)
     _check_options(resamples, level)
     drawn = _draw(metrics, truth, [scores], resamples=resamples, seed=seed)
@@ -100,9 +102,10 @@ def paired(metric: str, truth: Any, scores_before: Any, scores_after: Any, *, re
 
     Raises: OptionError as `bootstrap`, or where the two score arrays differ in shape.
     """
-    truth, before, kind = check(truth, scores_before)
-    _, after, _ = check(truth, scores_after)
-    if before.shape != after.shape:
+    told = kind_of([metric])
+    truth, before, kind = check(truth, scores_before, told)
+    _, after, _ = check(truth, scores_after, told)
+    if told is None and before.shape != after.shape:
         raise OptionError(f"scores_before {before.shape} and scores_after {after.shape} differ. Use the same rows and labels for both.")
     _check_options(resamples, LEVEL)
     (one,) = fitting([metric], kind)
@@ -144,7 +147,7 @@ def _check_options(resamples: int, level: float) -> None:
         raise OptionError(f"level={level}: use a share between 0 and 1, such as 0.95.")
 
 
-def _draw(metrics: Sequence[Metric], truth: np.ndarray, scores: Sequence[np.ndarray], *, resamples: int, seed: int) -> list[np.ndarray]:
+def _draw(metrics: Sequence[Metric], truth: Any, scores: Sequence[Any], *, resamples: int, seed: int) -> list[np.ndarray]:
     """For each metric (len(scores), R) values; one set of drawn rows serves every metric and every scores array."""
     limits = [_resamples(metric, scores[0], resamples) for metric in metrics]
     prepared = [[metric.weighted(truth, one) for one in scores] for metric in metrics]
@@ -159,7 +162,7 @@ def _draw(metrics: Sequence[Metric], truth: np.ndarray, scores: Sequence[np.ndar
     return [np.concatenate(parts, axis=1) for parts in found]
 
 
-def _resamples(metric: Metric, scores: np.ndarray, resamples: int) -> int:
+def _resamples(metric: Metric, scores: Any, resamples: int) -> int:
     return min(resamples, max(200, _AREA_STEPS // scores.size)) if metric.name == "roc_auc" else resamples
 
 

@@ -1,13 +1,12 @@
 """Metrics: one number for how right some scores are. Read by the report, by early stopping and by the bootstrap.
 
-Three shapes of answer, told apart by the arrays themselves (N rows, K labels):
+Three kinds of answer are told apart by the arrays themselves (N rows, K labels); all others (KINDS, one file each in kinds/) by the
+metrics that are asked for:
     single  truth (N,) int label ids   scores (N, K) probabilities; the answer is the largest (the first of equals)
     multi   truth (N, K) 0 or 1        scores (N, K) probabilities; the answer is every label at 0.5 or more
     number  truth (N,) float           scores (N,) float
 
-Every metric is written once, for *weighted* rows: `weighted(truth, scores)` prepares what does not depend on the weights
-and gives a function from weights (N, R) to R values. The plain value has all weights 1; a bootstrap resample has as weight
-how often each row was drawn. So the number and its interval come from the same lines.
+Every metric is written once, for *weighted* rows (metric.py), so the number and its interval come from the same lines.
 
 No metric gives NaN. Where a formula divides by nothing, the value is the one that claims nothing:
     precision, recall, F1 of a label that is never there or never predicted: 0 (scikit-learn's zero_division=0)
@@ -19,36 +18,20 @@ No metric gives NaN. Where a formula divides by nothing, the value is the one th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from trunkline.errors import OptionError, unknown
+from trunkline.evaluation.kinds import ranks
+from trunkline.evaluation.metric import Metric, Weighted, mean_of, ratio
 
+KINDS: dict[str, ModuleType] = {"ranks": ranks}
+"""The kinds of answer that are no arrays of label ids or numbers, by the file of each."""
 THRESHOLD = 0.5
 BINS = 15
-
-Weighted = Callable[[np.ndarray], np.ndarray]
-"""weights (N, R) float64 -> values (R,) float64."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A name, what it means in print, and how to work it out. `percent`: people read it as a share of 100."""
-
-    name: str
-    title: str
-    weighted: Callable[[np.ndarray, np.ndarray], Weighted]
-    kinds: tuple[str, ...]
-    higher_is_better: bool = True
-    bounds: tuple[float, float] = (0.0, 1.0)
-    percent: bool = False
-
-    def function(self, truth: Any, scores: Any) -> float:
-        """The value for arrays of the shapes above. Raises: OptionError for arrays of another shape or kind."""
-        return compute([self.name], truth, scores)[self.name]
 
 
 def compute(names: Iterable[str], truth: Any, scores: Any) -> dict[str, float]:
@@ -59,9 +42,14 @@ def compute(names: Iterable[str], truth: Any, scores: Any) -> dict[str, float]:
     >>> compute(["accuracy", "macro_f1"], [0, 1, 1], [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
     {'accuracy': 0.6666666666666666, 'macro_f1': 0.6666666666666666}
     """
-    truth, scores, kind = check(truth, scores)
-    ones = np.ones((len(truth), 1))
-    return {metric.name: float(metric.weighted(truth, scores)(ones)[0]) for metric in fitting(names, kind)}
+    names = list(names)
+    truth, scores, kind = check(truth, scores, kind_of(names))
+    return {metric.name: metric.function(truth, scores) for metric in fitting(names, kind)}
+
+
+def kind_of(names: Iterable[str]) -> str | None:
+    """The kind that these metrics are of; None where the arrays are to tell."""
+    return next((kind for name in names if name in METRICS for kind in METRICS[name].kinds if kind in KINDS), None)
 
 
 def fitting(names: Iterable[str], kind: str) -> list[Metric]:
@@ -72,22 +60,30 @@ def fitting(names: Iterable[str], kind: str) -> list[Metric]:
             raise unknown("metric", name, METRICS)
         if kind not in METRICS[name].kinds:
             allowed = ", ".join(metric.name for metric in METRICS.values() if kind in metric.kinds)
-            raise OptionError(f"metric={name!r}: has no meaning for {_KINDS[kind]}. Allowed: {allowed}.")
+            raise OptionError(f"metric={name!r}: has no meaning for {_NAMES.get(kind, kind)}. Allowed: {allowed}.")
         found.append(METRICS[name])
     return found
 
 
-def check(truth: Any, scores: Any) -> tuple[np.ndarray, np.ndarray, str]:
-    """Both as arrays, and their kind: "single", "multi" or "number". Raises: OptionError where they do not fit each other."""
+def check(truth: Any, scores: Any, kind: str | None = None) -> tuple[Any, Any, str]:
+    """Both as arrays, and their kind: "single", "multi" or "number"; or as they are where they are of one of KINDS.
+
+    Raises: OptionError where they do not fit each other.
+    """
+    if kind is not None and kind in KINDS:
+        if len(truth) != len(scores) or not len(scores):
+            raise OptionError(f"{len(truth)} truths and {len(scores)} answers ({kind}): use one of each for every row, at least one row.")
+        return truth, scores, kind
     truth, scores = np.asarray(truth), np.asarray(scores, dtype=np.float64)
-    kind = {(1, 2): "single", (2, 2): "multi", (1, 1): "number"}.get((truth.ndim, scores.ndim))
+    found = {(1, 2): "single", (2, 2): "multi", (1, 1): "number"}.get((truth.ndim, scores.ndim))
     shapes = f"truth {truth.shape} and scores {scores.shape}"
-    if kind is None or len(truth) != len(scores) or (kind == "multi" and truth.shape != scores.shape):
+    if found is None or len(truth) != len(scores) or (found == "multi" and truth.shape != scores.shape):
         raise OptionError(f"{shapes} do not fit. Use (N,) with (N, K), (N, K) with (N, K), or (N,) with (N,).")
     if not scores.size:
         raise OptionError(f"{shapes}: there is no row to measure. Give at least one row.")
     if not np.isfinite(scores).all() or not np.isfinite(truth.astype(np.float64)).all():
         raise OptionError(f"{shapes}: some values are NaN or infinite, so no metric is defined. Look at the run that made them.")
+    kind = found
     if kind == "number":
         return truth.astype(np.float64), scores, kind
     highest = scores.shape[1] - 1 if kind == "single" else 1
@@ -130,7 +126,7 @@ def per_class(truth: Any, scores: Any, labels: Sequence[str]) -> list[dict[str, 
     if kind == "number" or len(labels) != scores.shape[1]:
         raise OptionError(f"{len(labels)} labels and scores {scores.shape} do not fit: use one label for each column of scores.")
     hits, there, said = (part[:, 0] for part in _margins(truth, scores)(np.ones((len(truth), 1))))
-    columns = zip(labels, _ratio(hits, said), _ratio(hits, there), _ratio(2 * hits, there + said), there, said)
+    columns = zip(labels, ratio(hits, said), ratio(hits, there), ratio(2 * hits, there + said), there, said)
     return [
         {"label": label, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(t), "predicted": int(s)}
         for label, p, r, f, t, s in columns
@@ -141,17 +137,12 @@ def confusion(truth: Any, scores: Any) -> np.ndarray:
     """(K, K) int64: how often a row with label i (down) was given label j (across). Raises: OptionError unless single."""
     truth, scores, kind = check(truth, scores)
     if kind != "single":
-        raise OptionError(f"a confusion matrix needs one label a row, and this is {_KINDS[kind]}.")
+        raise OptionError(f"a confusion matrix needs one label a row, and this is {_NAMES[kind]}.")
     labels = scores.shape[1]
     return np.bincount(truth * labels + scores.argmax(axis=1), minlength=labels * labels).reshape(labels, labels)
 
 
-_KINDS = {"single": "one label a row", "multi": "any number of labels a row", "number": "one number a row"}
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, and 0 where whole is 0."""
-    return np.divide(part, whole, out=np.zeros(np.broadcast_shapes(part.shape, whole.shape)), where=whole > 0)
+_NAMES = {"single": "one label a row", "multi": "any number of labels a row", "number": "one number a row"}
 
 
 # Counts: how often each label was hit, was there, was said. All of accuracy, precision, recall, F1 and MCC follow from these.
@@ -195,26 +186,12 @@ def _mcc(hits: np.ndarray, there: np.ndarray, said: np.ndarray, counted: np.ndar
     total = there.sum(axis=0)
     above = hits.sum(axis=0) * total - (there * said).sum(axis=0)
     below = np.sqrt((total**2 - (there**2).sum(axis=0)) * (total**2 - (said**2).sum(axis=0)))
-    return _ratio(above, below)
-
-
-# Row means: each row has a value of its own, and the metric is their weighted mean.
-def _mean_of(rows: Callable[[np.ndarray, np.ndarray], np.ndarray], root: bool = False) -> Callable[..., Weighted]:
-    def prepare(truth: np.ndarray, scores: np.ndarray) -> Weighted:
-        values = rows(truth, scores).astype(np.float64)
-
-        def value(weights: np.ndarray) -> np.ndarray:
-            mean = values @ weights / weights.sum(axis=0)
-            return np.sqrt(mean) if root else mean
-
-        return value
-
-    return prepare
+    return ratio(above, below)
 
 
 def _row_f1(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     said = scores >= THRESHOLD
-    return _ratio(2.0 * (truth * said).sum(axis=1), 1.0 * truth.sum(axis=1) + said.sum(axis=1))
+    return ratio(2.0 * (truth * said).sum(axis=1), 1.0 * truth.sum(axis=1) + said.sum(axis=1))
 
 
 def _ece(truth: np.ndarray, scores: np.ndarray) -> Weighted:
@@ -330,27 +307,29 @@ def _r2(truth: np.ndarray, scores: np.ndarray) -> Weighted:
 def _list() -> Iterable[Metric]:
     both, one, many, number = ("single", "multi"), ("single",), ("multi",), ("number",)
     free, infinite = (-1.0, 1.0), (0.0, float("inf"))
-    yield Metric("accuracy", "Accuracy", _mean_of(right), both, percent=True)
-    yield Metric("exact_match", "Exact match", _mean_of(right), many, percent=True)
-    yield Metric("macro_f1", "Macro F1", _counted(lambda h, t, s, c: _over(_ratio(2 * h, t + s), c)), both, percent=True)
-    yield Metric("micro_f1", "Micro F1", _counted(lambda h, t, s, c: _ratio(2 * h.sum(0), t.sum(0) + s.sum(0))), both, percent=True)
+    yield Metric("accuracy", "Accuracy", mean_of(right), both, percent=True)
+    yield Metric("exact_match", "Exact match", mean_of(right), many, percent=True)
+    yield Metric("macro_f1", "Macro F1", _counted(lambda h, t, s, c: _over(ratio(2 * h, t + s), c)), both, percent=True)
+    yield Metric("micro_f1", "Micro F1", _counted(lambda h, t, s, c: ratio(2 * h.sum(0), t.sum(0) + s.sum(0))), both, percent=True)
     yield Metric(
-        "weighted_f1", "Weighted F1", _counted(lambda h, t, s, c: _ratio((t * _ratio(2 * h, t + s)).sum(0), t.sum(0))), both, percent=True
+        "weighted_f1", "Weighted F1", _counted(lambda h, t, s, c: ratio((t * ratio(2 * h, t + s)).sum(0), t.sum(0))), both, percent=True
     )
-    yield Metric("samples_f1", "F1 by row", _mean_of(_row_f1), many, percent=True)
-    yield Metric("macro_precision", "Macro precision", _counted(lambda h, t, s, c: _over(_ratio(h, s), c)), both, percent=True)
-    yield Metric("macro_recall", "Macro recall", _counted(lambda h, t, s, c: _over(_ratio(h, t), c)), both, percent=True)
-    yield Metric("micro_precision", "Micro precision", _counted(lambda h, t, s, c: _ratio(h.sum(0), s.sum(0))), both, percent=True)
-    yield Metric("micro_recall", "Micro recall", _counted(lambda h, t, s, c: _ratio(h.sum(0), t.sum(0))), both, percent=True)
+    yield Metric("samples_f1", "F1 by row", mean_of(_row_f1), many, percent=True)
+    yield Metric("macro_precision", "Macro precision", _counted(lambda h, t, s, c: _over(ratio(h, s), c)), both, percent=True)
+    yield Metric("macro_recall", "Macro recall", _counted(lambda h, t, s, c: _over(ratio(h, t), c)), both, percent=True)
+    yield Metric("micro_precision", "Micro precision", _counted(lambda h, t, s, c: ratio(h.sum(0), s.sum(0))), both, percent=True)
+    yield Metric("micro_recall", "Micro recall", _counted(lambda h, t, s, c: ratio(h.sum(0), t.sum(0))), both, percent=True)
     yield Metric("mcc", "MCC", _counted(_mcc), one, bounds=free)
     yield Metric("roc_auc", "ROC AUC", _roc_auc, both)
     yield Metric("ece", "Calibration error (ECE)", _ece, both, higher_is_better=False)
-    yield Metric("mse", "MSE", _mean_of(lambda t, s: (t - s) ** 2), number, False, infinite)
-    yield Metric("rmse", "RMSE", _mean_of(lambda t, s: (t - s) ** 2, root=True), number, False, infinite)
-    yield Metric("mae", "MAE", _mean_of(lambda t, s: np.abs(t - s)), number, False, infinite)
+    yield Metric("mse", "MSE", mean_of(lambda t, s: (t - s) ** 2), number, False, infinite)
+    yield Metric("rmse", "RMSE", mean_of(lambda t, s: (t - s) ** 2, root=True), number, False, infinite)
+    yield Metric("mae", "MAE", mean_of(lambda t, s: np.abs(t - s)), number, False, infinite)
     yield Metric("pearson", "Pearson", _pearson, number, bounds=free)
     yield Metric("spearman", "Spearman", _spearman, number, bounds=free)
     yield Metric("r2", "R2", _r2, number, bounds=(float("-inf"), 1.0))
+    for module in KINDS.values():
+        yield from module.METRICS
 
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _list()}

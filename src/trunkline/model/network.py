@@ -14,7 +14,8 @@ from trunkline.types import Batch, Output
 class Network(nn.Module):
     """Hidden states at the cut in, logits out.
 
-    upper: the layers above the cut (a `transformers` stack); head: called with hidden (S, T, D) and mask (S, T).
+    upper: the layers above the cut (a `transformers` stack); head: called with hidden (S, T, D) and the batch, gives logits, or logits
+    and a dict of further tensors.
     A new network is frozen but for its head; a method's `graft` says what else is trained.
     """
 
@@ -30,7 +31,9 @@ class Network(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """batch.hidden (S, T, D), or batch.ids (S, T) at depth "all" -> logits and the last hidden states (S, T, D)."""
         hidden = self._hidden(batch)
-        return Output(self.head(hidden, batch.mask), hidden)
+        found = self.head(hidden, batch)
+        logits, extra = found if isinstance(found, tuple) else (found, {})
+        return Output(logits, hidden, extra)
 
     def _hidden(self, batch: Batch) -> torch.Tensor:
         mask = None if bool(batch.mask.all()) else batch.mask.long()

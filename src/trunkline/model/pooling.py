@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from trunkline.types import Batch
+
 POOLINGS = ("mean", "first", "last", "attention")
 
 
@@ -32,7 +34,7 @@ class Pooling(nn.Module):
 
 
 class PooledHead(nn.Module):
-    """hidden (S, T, D), mask (S, T) -> logits (S, outputs): pooling, dropout, one linear layer."""
+    """hidden (S, T, D), batch.mask (S, T) -> logits (S, outputs): pooling, dropout, one linear layer."""
 
     def __init__(self, width: int, outputs: int, pooling: str, dropout: float) -> None:
         super().__init__()
@@ -42,5 +44,5 @@ class PooledHead(nn.Module):
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.dropout(self.pooling(hidden, mask)))
+    def forward(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return self.linear(self.dropout(self.pooling(hidden, batch.mask)))

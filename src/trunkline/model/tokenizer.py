@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Encoding
 from transformers import AutoTokenizer
 
 from trunkline.errors import ModelError
@@ -38,11 +39,23 @@ class Tokenizer:
         """
         if text_b is not None and self._pairs_joined:
             text, text_b = f"{text}\n{text_b}", None
-        self._fast.enable_truncation(max_tokens, strategy="longest_first")
         # 20 characters a token is far beyond any text worth reading: what is longer is cut before the tokenizer sees it
         limit = max_tokens * 20
-        encoding = self._fast.encode(text[:limit], None if text_b is None else text_b[:limit])
+        encoding = self.encodings(text[:limit], None if text_b is None else text_b[:limit], max_tokens=max_tokens)[0]
+        was_cut = bool(encoding.overflowing) or len(text) > limit or len(text_b or "") > limit
+        return self.tokens(encoding), was_cut
+
+    def encodings(self, text: str, text_b: str | None = None, *, max_tokens: int, stride: int = 0) -> list[Encoding]:
+        """The library's encoding, with offsets, word ids and sequence ids: one, cut at `max_tokens` (the longest part first), or with a stride
+        above 0 as many windows over the end of the last text as are needed, each with so many tokens of the one before.
+        """
+        strategy = "longest_first" if not stride else "only_first" if text_b is None else "only_second"
+        self._fast.enable_truncation(max_tokens, stride=stride, strategy=strategy)
+        encoding = self._fast.encode(text, text_b)
+        return [encoding, *encoding.overflowing] if stride else [encoding]
+
+    def tokens(self, encoding: Encoding) -> Tokens:
+        """What a trunk reads of an encoding."""
         ids = np.asarray(encoding.ids, dtype=np.int32)
         types = np.asarray(encoding.type_ids, dtype=np.int8) if self._segments else None
-        was_cut = bool(encoding.overflowing) or len(text) > limit or len(text_b or "") > limit
-        return Tokens(ids, types if types is not None and types.any() else None), was_cut
+        return Tokens(ids, types if types is not None and types.any() else None)

@@ -31,6 +31,10 @@ class TaskSpec(Spec):
     focal_gamma: 0 is plain cross-entropy. Source: Lin et al. 2017 (focal loss), equation 4.
     """
 
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        return "multi" if self.multi_label else "single"
+
     task: str = "classify"
     multi_label: bool = False
     class_weights: str = "none"

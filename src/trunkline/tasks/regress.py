@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ METRICS = ("pearson", "spearman", "mse", "rmse", "mae", "r2")
 class TaskSpec(Spec):
     """loss: "mse", or "huber" with its corner at one standard deviation of the target. Source: Huber 1964."""
 
+    kind: ClassVar[str] = "number"
     task: str = "regress"
     loss: str = "mse"
     dropout: float = 0.1

@@ -20,12 +20,13 @@ from trunkline.branch import Branch, run
 from trunkline.choices import duration
 from trunkline.errors import TrainingError
 from trunkline.evaluation.interval import paired
+from trunkline.evaluation.measure import truth_and_scores
 from trunkline.evaluation.metrics import METRICS
 from trunkline.model.backbone import ALL, Backbone, Depth, Lift
 from trunkline.progress import Bar
 from trunkline.states.collate import Source
 from trunkline.states.held import HeldStates
-from trunkline.train.fit import Data, Progress, fit, truth_and_scores
+from trunkline.train.fit import Data, Progress, fit
 from trunkline.train.settings import Settings
 from trunkline.train.start import solve_head
 from trunkline.types import Item
@@ -46,7 +47,7 @@ class Trial:
     learning_rate: float
     value: float
     seconds: float
-    scores: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+    scores: Any = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ class _Searching:
         self.lower: Source = states(self.lowest, [*self.train, *self.validation])
         self.held: tuple[Depth, HeldStates] | None = None
         self.trials: list[Trial] = []
-        self.metric, self.truth = "", np.empty(0)
+        self.metric: str = ""
+        self.truth: Any = ()
 
     def result(self) -> Search:
         why = self.walk()
@@ -156,7 +158,7 @@ class _Searching:
             progress = fit(branch.network, data, self.settings, learning_rate=rate, seed=seed, on_step=show, solved=solved)
         self.metric = next(iter(progress.history[-1]["metrics"]))
         answers = run(branch.network, branch.spec, self.validation, data.source, data.pad_id)
-        self.truth, scores = truth_and_scores(self.validation, answers)
+        self.truth, scores = truth_and_scores(branch.spec, self.validation, answers)
         return Trial(depth, rate, float(progress.best or 0.0), time.perf_counter() - started, scores)
 
     def source(self, depth: Depth) -> Source | None:

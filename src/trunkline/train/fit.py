@@ -17,6 +17,7 @@ import torch
 from trunkline import names
 from trunkline.branch import restore, run
 from trunkline.errors import OptionError, TrainingError, unknown
+from trunkline.evaluation.measure import truth_and_scores
 from trunkline.evaluation.metrics import METRICS, compute
 from trunkline.model.network import Network
 from trunkline.states.collate import Source, collate
@@ -24,7 +25,7 @@ from trunkline.train import machine
 from trunkline.train.checkpoint import Checkpoints, Tensors
 from trunkline.train.settings import Settings
 from trunkline.train.signals import held
-from trunkline.types import Answer, Item
+from trunkline.types import Item
 
 _BUCKET = 16
 """Batches are made of rows of like length: rows are shuffled, and sorted within runs of so many batches."""
@@ -118,11 +119,6 @@ def batches(lengths: np.ndarray, size: int, seed: int, epoch: int) -> list[np.nd
         made += [run_[i : i + size] for i in range(0, len(run_), size)]
     full, rest = [b for b in made if len(b) == size], [b for b in made if len(b) < size]
     return [full[i] for i in generator.permutation(len(full))] + rest
-
-
-def truth_and_scores(items: Sequence[Item], answers: Sequence[Answer]) -> tuple[np.ndarray, np.ndarray]:
-    """The two arrays that metrics read, from items with targets and the answers for them."""
-    return np.stack([np.asarray(item.target) for item in items]), np.stack([a.scores for a in answers])
 
 
 class _Loop:
@@ -229,7 +225,7 @@ class _Loop:
     def evaluate(self) -> None:
         data = self.data
         answers = run(self.network, data.spec, data.validation, data.source, data.pad_id)
-        value = float(compute([self.metric], *truth_and_scores(data.validation, answers))[self.metric])
+        value = float(compute([self.metric], *truth_and_scores(data.spec, data.validation, answers))[self.metric])
         with held():
             self.judge(value)
 

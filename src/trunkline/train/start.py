@@ -15,12 +15,18 @@ from trunkline.model.pooling import PooledHead
 from trunkline.train.fit import Data
 
 _SOLVED = {"head.linear.weight", "head.linear.bias"}
+_KINDS = ("single", "multi", "number")
 
 
 def solve_head(branch: Branch, data: Data) -> bool:
     """Put the solution in the head, and say whether there was one to put: only where a linear head is all that learns, by a plain loss."""
     weighted = getattr(branch.spec, "weights", ()) or getattr(branch.spec, "focal_gamma", 0) or getattr(branch.spec, "loss", "mse") != "mse"
-    if weighted or set(branch.network.learned()) != _SOLVED or not isinstance(branch.network.head, PooledHead):
+    if (
+        branch.spec.kind not in _KINDS
+        or weighted
+        or set(branch.network.learned()) != _SOLVED
+        or not isinstance(branch.network.head, PooledHead)
+    ):
         return False
     parts = {"train": data.train, "validation": data.validation}
     vectors = {name: untuned(branch.backbone, branch.depth, items, data.source, data.spec.pooling) for name, items in parts.items()}

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from trunkline.errors import DataError, OptionError
-from trunkline.evaluation import baselines as module
-from trunkline.evaluation.baselines import baselines, targets
+from trunkline.evaluation.baselines import labels as module
+from trunkline.evaluation.baselines.labels import baselines, targets
 from trunkline.evaluation.metrics import compute
 
 WORDS = {"ship": "parcel late courier tracking", "pay": "card charged refund fee", "app": "login crash update screen"}

@@ -1,0 +1,61 @@
+"""From answers to what a report shows of them: truth and scores in the shapes of the task's kind, and the tables that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from trunkline.evaluation.calibration import reliability
+from trunkline.evaluation.metrics import KINDS, compute, confusion, per_class
+from trunkline.evaluation.report import confident_errors
+from trunkline.types import Answer, Item, Row
+
+SHOWN = 20
+
+
+def truth_and_scores(spec: Any, items: Sequence[Item], answers: Sequence[Answer]) -> tuple[Any, Any]:
+    """What metrics read, of items with a truth and the answers for them: arrays, or lists where the kind is one of KINDS.
+
+    A kind that can only say how good an answer is beside all others (a ranking) has a `collect(items, answers)` of its own.
+    """
+    if hasattr(KINDS.get(spec.kind), "collect"):
+        found: tuple[Any, Any] = KINDS[spec.kind].collect(items, answers)
+        return found
+    truth = [item.target if item.gold is None else item.gold for item in items]
+    scores = [answer.scores for answer in answers]
+    return (truth, scores) if spec.kind in KINDS else (np.stack([np.asarray(one) for one in truth]), np.stack(scores))
+
+
+def tables(spec: Any, rows: Sequence[Row], truth: Any, scores: Any) -> dict[str, Any]:
+    """The fields of a Report that show right and wrong answers: per_class, confusion, scatter, calibration, errors."""
+    if spec.kind in KINDS:
+        kind = KINDS[spec.kind]
+        each = kind.per_type(truth, scores) if hasattr(kind, "per_type") else []
+        return {"per_class": each, "errors": kind.errors(rows, truth, scores, SHOWN)}
+    labels = getattr(spec, "labels", ())
+    return {
+        "per_class": per_class(truth, scores, labels) if labels else [],
+        "confusion": {"labels": list(labels), "matrix": confusion(truth, scores)} if spec.kind == "single" else None,
+        "scatter": None if labels else {"truth": truth, "predicted": scores},
+        "calibration": _calibration(spec, truth, scores) if labels else None,
+        "errors": confident_errors(rows, truth, scores, labels, count=SHOWN),
+    }
+
+
+def _calibration(spec: Any, truth: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+    """How far the probabilities can be believed: with the temperature, and (worked backwards from them) without it."""
+    logs = np.log(np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-12))
+    if spec.kind == "single":
+        raw = np.exp(spec.temperature * (logs - logs.max(1, keepdims=True)))
+        raw = raw / raw.sum(1, keepdims=True)
+    else:
+        raw = 1 / (1 + np.exp(-spec.temperature * (logs - np.log(np.clip(1 - scores, 1e-12, 1)))))
+    return {
+        "temperature": spec.temperature,
+        "ece_before": compute(["ece"], truth, raw)["ece"],
+        "ece_after": compute(["ece"], truth, scores)["ece"],
+        "bins": reliability(truth, scores),
+        "bins_before": reliability(truth, raw),
+    }
