@@ -143,7 +143,7 @@ def test_weights_are_the_same_as_repeated_rows():
         "number": (generator.normal(size=40), generator.normal(size=40).round(1)),
     }
     for metric in METRICS.values():
-        for kind in metric.kinds:
+        for kind in cases.keys() & set(metric.kinds):  # those of kinds/ have a test of their own
             truth, scores = cases[kind]
             weights = generator.integers(0, 4, (len(truth), 5)).astype(float)
             got = metric.weighted(truth, scores)(weights)
