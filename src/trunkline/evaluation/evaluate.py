@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from trunkline import names
 from trunkline.errors import DataError
 from trunkline.evaluation.interval import bootstrap
-from trunkline.evaluation.measure import tables, truth_and_scores
+from trunkline.evaluation.measure import drawn, samples, tables, truth_and_scores, written
 from trunkline.evaluation.metrics import suited
 from trunkline.evaluation.report import Report
 from trunkline.types import Rows
@@ -28,13 +28,19 @@ def evaluate(branch: Branch, rows: Rows) -> Report:
     started = time.perf_counter()
     items = branch.prepare(rows)
     truth, scores = truth_and_scores(branch.spec, items, branch.answers(items))
+    known = names.task(branch.task).METRICS
+    found, shown = bootstrap(suited(known, branch.spec.kind), truth, scores), tables(branch.spec, rows, truth, scores)
+    if (of_texts := suited(known, "texts")) and branch.spec.kind != "texts":
+        at = drawn(rows)
+        references, texts = written(branch, rows, items, at)
+        found |= bootstrap(of_texts, references, texts)
+        shown["samples"] = samples([rows[i] for i in at], references, texts)
     seconds = time.perf_counter() - started
-    wanted = suited(names.task(branch.task).METRICS, branch.spec.kind)
     return Report(
         task=branch.task,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         data={"source": rows.source, "rows": {"test": len(rows)}, "fingerprint": rows.fingerprint, "notes": rows.notes},
         model={"name": branch.backbone.name, "id": branch.backbone.id, "depth": branch.depth, "method": branch.method},
-        results=[{"name": "tuned", "metrics": bootstrap(wanted, truth, scores), "seconds": seconds}],
-        **tables(branch.spec, rows, truth, scores),
+        results=[{"name": "tuned", "metrics": found, "seconds": seconds}],
+        **shown,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,13 @@ from trunkline.evaluation.metrics import KINDS, compute, confusion, per_class
 from trunkline.evaluation.report import confident_errors
 from trunkline.types import Answer, Item, Row
 
+if TYPE_CHECKING:
+    from trunkline.branch import Branch
+
 SHOWN = 20
+"""Wrong answers in a report."""
+WRITTEN = 50
+"""Rows for which texts are written and compared, where the metrics of a task read texts: writing costs much more than reading."""
 
 
 def truth_and_scores(spec: Any, items: Sequence[Item], answers: Sequence[Answer]) -> tuple[Any, Any]:
@@ -26,6 +32,29 @@ def truth_and_scores(spec: Any, items: Sequence[Item], answers: Sequence[Answer]
     truth = [item.target if item.gold is None else item.gold for item in items]
     scores = [answer.scores for answer in answers]
     return (truth, scores) if spec.kind in KINDS else (np.stack([np.asarray(one) for one in truth]), np.stack(scores))
+
+
+def drawn(rows: Sequence[Row], count: int = WRITTEN) -> list[int]:
+    """The places of at most so many rows, drawn at random, the same ones each time, in their order."""
+    return sorted(np.random.default_rng(0).permutation(len(rows))[:count].tolist())
+
+
+def written(branch: Branch, rows: Sequence[Row], items: Sequence[Item], at: Sequence[int]) -> tuple[list[Any], list[str]]:
+    """The reference texts of some of the rows, and what the branch writes when it is given the rows without their labels.
+
+    rows, items: all of them, in one order; at: the places of those to be answered
+    """
+    asked = [{name: value for name, value in rows[i].items() if name != "label"} for i in at]
+    return [items[i].gold for i in at], [answer.scores for answer in branch.answers(branch.prepare(asked))]
+
+
+def samples(
+    rows: Sequence[Row], references: Sequence[Sequence[str]], after: Sequence[str], before: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Some written answers to read, for `Report.samples`."""
+    told = before or [""] * len(after)
+    shown = list(zip(rows, references, told, after))[:SHOWN]
+    return [{"text": row["text"], "label": right[0], "before": was, "predicted": said} for row, right, was, said in shown]
 
 
 def tables(spec: Any, rows: Sequence[Row], truth: Any, scores: Any) -> dict[str, Any]:

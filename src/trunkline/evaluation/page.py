@@ -47,7 +47,7 @@ def render(report: Report, words: Words) -> str:
         reliability=_reliability(report, words),
         labels=sorted(report.per_class, key=lambda row: (row["f1"], row["label"])),
         rows_open=_ROWS_OPEN,
-        error_amount="Error" if report.errors and "error" in report.errors[0] else "Probability",
+        errors=_errors(report, words),
         stages=_stages(report),
         model=_model(report, words),
         data_labels=_data_labels(report),
@@ -112,6 +112,32 @@ def _results(report: Report, words: Words) -> dict[str, Any]:
         "seconds": [duration(result.get("seconds")) for result in report.results],
         "seeds": [_seeds(result, measured, words) for result in report.results],
     }
+
+
+def _errors(report: Report, words: Words) -> dict[str, Any]:
+    """The rows that were answered wrongly, worst first, with by how much where that is known; nothing where there are none."""
+    if not report.errors:
+        return {}
+    measure = next((name for name in ("error", "probability") if name in report.errors[0]), "")
+    title, note, amount = {
+        "error": ("Largest errors", "Rows where the prediction is furthest from the truth.", "Error"),
+        "probability": (
+            "Most confident errors",
+            "Wrong answers that were given with the highest probability: often a wrong label in the data, or two labels that mean the same.",
+            "Probability",
+        ),
+        "": ("Wrong answers", "Look at some before you trust the figures: the truth may be what is wrong.", ""),
+    }[measure]
+    how = {"error": "{:.3g}", "probability": "{:.1%}", "": ""}[measure]
+    rows = [
+        (row["text"], row.get("text_b"), _shown(row["label"]), _shown(row["predicted"]), how.format(row.get(measure) or 0.0))
+        for row in report.errors
+    ]
+    return {"title": words(title), "note": words(note), "amount": words(amount) if amount else "", "rows": rows}
+
+
+def _shown(answer: Any) -> str:
+    return f"{answer:.4g}" if isinstance(answer, float) else str(answer or "–")
 
 
 def _search(report: Report, words: Words) -> dict[str, Any]:

@@ -39,7 +39,8 @@ class Report:
     confusion    {labels, matrix}        scatter  {truth, predicted} (numbers instead of labels)
     per_class    [{label, precision, recall, f1, support}]
     calibration  {temperature, ece_before, ece_after, bins, bins_before}
-    errors       [{text, text_b, label, predicted, probability or error}]
+    errors       [{text, text_b, label, predicted, probability or error or neither}]
+    samples      [{text, label, before, predicted}] of a task that writes texts
     search       {depth, learning_rate, metric, why, seconds, rows: [train, validation], trials: [{depth, learning_rate, value, seconds}]}
     history      one list a seed of {step, epoch, seconds, train_loss, metrics}
     cost         {seconds: {stage: s}, tokens_per_second, peak_memory_bytes, cache_bytes}
@@ -59,6 +60,7 @@ class Report:
     scatter: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
     errors: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
     search: dict[str, Any] = field(default_factory=dict)
     history: list[list[dict[str, Any]]] = field(default_factory=list)
     cost: dict[str, Any] = field(default_factory=dict)

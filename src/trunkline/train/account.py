@@ -20,13 +20,13 @@ from trunkline.data.quality import Finding
 from trunkline.data.split import Split, labels_of
 from trunkline.evaluation.calibration import fit_temperature
 from trunkline.evaluation.interval import bootstrap, paired
-from trunkline.evaluation.measure import tables, truth_and_scores
+from trunkline.evaluation.measure import drawn, samples, tables, truth_and_scores, written
 from trunkline.evaluation.metrics import METRICS, compute, suited
 from trunkline.evaluation.report import Report
 from trunkline.states.collate import Source
 from trunkline.states.encode import EncodeReport
 from trunkline.train import machine
-from trunkline.train.before import Measured, before
+from trunkline.train.before import Measured, before, fresh
 from trunkline.train.depth import Search
 from trunkline.train.fit import Progress
 from trunkline.train.settings import Settings
@@ -60,8 +60,11 @@ def account(done: Run) -> Branch:
     branch = replace(branch, spec=_calibrated(branch, done))
     measured = "test" if len(done.items["test"]) else "validation"
     results, scores, truth = _results(done, branch, best, measured)
+    comparisons, shown = _compared(branch, truth, scores), tables(branch.spec, done.parts.parts()[measured], truth, scores["tuned"])
+    if suited(names.task(branch.task).METRICS, "texts"):
+        shown["samples"] = _write(done, branch, measured, results, comparisons)
     done.seconds["measure"] = time.perf_counter() - started
-    return replace(branch, report=_report(done, branch, results, scores, truth, measured))
+    return replace(branch, report=_report(done, branch, measured, {"results": results, "comparisons": comparisons, **shown}))
 
 
 def _measured(branch: Branch, done: Run, part: str) -> tuple[Any, Any]:
@@ -99,14 +102,32 @@ def _results(done: Run, branch: Branch, best: int, measured: str) -> tuple[list[
     return rows, scores, truth
 
 
-def _report(done: Run, branch: Branch, results: list[dict[str, Any]], scores: dict[str, Any], truth: Any, measured: str) -> Report:
-    main = results[-1]["metrics"]
-    main = next(name for name in names.task(branch.task).METRICS if name in main)
-    others = [name for name in scores if name not in ("majority", "mean", "tuned")]
-    comparisons = [
-        {"before": name, "after": "tuned", **asdict(paired(main, truth, scores[name], scores["tuned"]))}
-        for name in sorted(others, key=lambda name: name != "untuned")  # the headline compares with the untuned model
-    ]
+def _compared(branch: Branch, truth: Any, scores: dict[str, Any]) -> list[dict[str, Any]]:
+    """The branch against each baseline that answers differently for different rows; the untuned model comes first, for the headline."""
+    metric = suited(names.task(branch.task).METRICS, branch.spec.kind)[0]
+    others = sorted((name for name in scores if name not in ("majority", "mean", "tuned")), key=lambda name: name != "untuned")
+    return [_comparison(name, metric, truth, scores[name], scores["tuned"]) for name in others]
+
+
+def _comparison(name: str, metric: str, truth: Any, was: Any, now: Any) -> dict[str, Any]:
+    return {"before": name, "after": "tuned", **asdict(paired(metric, truth, was, now))}
+
+
+def _write(
+    done: Run, branch: Branch, measured: str, results: list[dict[str, Any]], comparisons: list[dict[str, Any]]
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Let the branch, and the model as it was, write answers to some rows; their metrics go into the results. Gives some to read."""
+    rows, items, wanted = done.parts.parts()[measured], done.items[measured], suited(names.task(branch.task).METRICS, "texts")
+    at = drawn(rows)
+    references, after = written(branch, rows, items, at)
+    _, was = written(fresh(branch), rows, items, at)
+    for result, texts in ((results[-1], after), (next(result for result in results if result["name"] == "untuned"), was)):
+        result["metrics"] |= bootstrap(wanted, references, texts)
+    comparisons.append(_comparison("untuned", wanted[0], references, was, after))
+    return samples([rows[i] for i in at], references, after, was)
+
+
+def _report(done: Run, branch: Branch, measured: str, found: dict[str, Any]) -> Report:
     return Report(
         task=branch.task,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -114,9 +135,7 @@ def _report(done: Run, branch: Branch, results: list[dict[str, Any]], scores: di
         data=_data(done, measured),
         model=_model(branch, done.method),
         settings=asdict(done.settings) | {"spec": branch.spec.to_json(), "config": asdict(branch.config)},
-        results=results,
-        comparisons=comparisons,
-        **tables(branch.spec, done.parts.parts()[measured], truth, scores["tuned"]),
+        **found,
         search=done.search.to_json() if done.search else {},
         history=[progress.history for _, progress in done.fitted],
         cost=_cost(done),

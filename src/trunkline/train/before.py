@@ -39,12 +39,15 @@ def _labels(on: Measured) -> list[Result]:
     return baselines(rows["train"], rows[on.part], branch.spec, validation=rows["validation"], features=features)
 
 
+def fresh(branch: Branch) -> Branch:
+    """The branch as it was before tuning: every method starts as the plain model."""
+    return Branch.new(branch.backbone, branch.spec, branch.method, branch.config, branch.depth, branch.states)
+
+
 def _as_it_was(on: Measured) -> list[Result]:
     """The same task done by the model before tuning: every method starts as the plain model."""
-    started, branch = time.perf_counter(), on.branch
-    fresh = Branch.new(branch.backbone, branch.spec, branch.method, branch.config, branch.depth, branch.states)
-    items = on.items[on.part]
-    _, scores = truth_and_scores(branch.spec, items, fresh.answers(items, on.source))
+    started, items = time.perf_counter(), on.items[on.part]
+    _, scores = truth_and_scores(on.branch.spec, items, fresh(on.branch).answers(items, on.source))
     return [Result("untuned", time.perf_counter() - started, scores)]
 
 
