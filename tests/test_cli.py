@@ -17,6 +17,7 @@ import click
 import pytest
 
 from trunkline import cli
+from trunkline.train.settings import MODELS
 from trunkline.train.tune import tune
 
 WORDS = ["my", "card", "account", "order", "please", "help", "today", "waiting", "arrived", "damaged", "password", "again", "now"]
@@ -337,11 +338,13 @@ def test_models(type_in) -> None:
 
 
 def test_help_shows_the_defaults_of_the_function() -> None:
-    """`tune` the command writes three defaults of `tune` the function in its help: they are the same."""
+    """`tune` the command writes two defaults of `tune` the function in its help, and the models that stand in for none: they are the same."""
     shown = {parameter.name: parameter.help for parameter in cli.tune.params if isinstance(parameter, click.Option)}
     defaults = inspect.signature(tune).parameters
-    for name in ("model", "method", "depth"):
+    for name in ("method", "depth"):
         assert f"[default: {defaults[name].default}]" in shown[name]
+    assert defaults["model"].default is None
+    assert all(model in shown["model"] for model in MODELS.values())
 
 
 def test_version_and_no_command(type_in) -> None:

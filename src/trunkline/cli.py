@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -19,9 +19,9 @@ from typing import Any, NoReturn
 
 import click
 
-from trunkline import __version__, choices
+from trunkline import __version__, choices, names
 from trunkline.errors import OptionError, TrunklineError, unknown
-from trunkline.train.settings import Settings
+from trunkline.train.settings import MODELS, Settings
 
 _READING = {
     "text": "column with the text; guessed where not given",
@@ -35,6 +35,14 @@ _READING = {
     "multi_label_separator": "what separates several labels in one cell",
     "skip_bad": "go on in spite of bad rows, and write them to this file",
 }
+
+
+_MODELS = f"{MODELS['encoder']}, or where a task writes {MODELS['decoder']} or {MODELS['encoder-decoder']}"
+
+
+def _listed(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} or {last}"
 
 
 def main() -> NoReturn:
@@ -141,9 +149,9 @@ def _read(path: str, task: str, told: dict[str, Any], *, labelled: bool = True) 
 
 @commands.command()
 @click.argument("file")
-@click.option("--task", help="classify or regress, with options as in classify:label_smoothing=0.1  [default: classify]")
-@click.option("--model", help="a name that `trunkline models` lists, a folder, or a hub id  [default: minilm]")
-@click.option("--method", help="full, lora, bitfit or probe, with options as in lora:rank=8:dropout=0.1  [default: full]")
+@click.option("--task", help=f"{_listed(names.TASKS)}, with options as in classify:label_smoothing=0.1  [default: classify]")
+@click.option("--model", help=f"a name that `trunkline models` lists, a folder, or a hub id  [default: {_MODELS}]")
+@click.option("--method", help=f"{_listed(names.METHODS)}, with options as in lora:rank=8:dropout=0.1  [default: full]")
 @click.option("--depth", help="how many top layers are tuned, all, or auto: found by trials  [default: auto]")
 @click.option("--out", help="folder for the branch; also where a stopped run goes on from")
 @click.option("--validation-file", help="rows to choose by, instead of a share of FILE")

@@ -70,17 +70,29 @@ def _csv(rows: Sequence[Row], found: Sequence[Answer]) -> str:
 
 
 def _safe(value: Any) -> Any:
-    value = "|".join(map(str, value)) if isinstance(value, list | tuple) else value
+    if isinstance(value, dict) or (isinstance(value, list | tuple) and not all(isinstance(one, str) for one in value)):
+        return json.dumps(value, ensure_ascii=False)
+    value = "|".join(value) if isinstance(value, list | tuple) else value
     return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
 
 
 def _table(rows: Sequence[Row], found: Sequence[Answer]) -> str:
     table = _new_table("answer", "probability", "text")
     for row, answer in zip(rows, found):
-        value = ", ".join(answer.value) or "-" if isinstance(answer.value, list) else answer.value
-        shown = f"{value:.3f}" if isinstance(value, float) else str(value)
-        table.add_row(Text(shown), "" if answer.probability is None else f"{answer.probability:.1%}", Text(row["text"]))  # Text: no markup
+        table.add_row(
+            Text(_read_by_people(answer.value)), "" if answer.probability is None else f"{answer.probability:.1%}", Text(row["text"])
+        )  # Text: no markup
     return _text(table)
+
+
+def _read_by_people(value: Any) -> str:
+    """An answer in a cell: a label, labels, a number, a text, a place in the text, or several with their types."""
+    if isinstance(value, list):
+        return ", ".join(map(_read_by_people, value)) or "-"
+    if isinstance(value, dict):
+        kind, text = value.get("type"), value.get("text") or "-"
+        return f"{kind}: {text}" if kind else str(text)
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _text(table: Table) -> str:

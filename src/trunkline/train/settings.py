@@ -17,6 +17,8 @@ STATES = ("float16", "float32", "int8")
 PRECISIONS = ("auto", "float32", "bfloat16")
 TRUNK_PRECISIONS = ("float32", "bfloat16", "int8")
 SPLITS = ("label", "group", "time", "given")
+MODELS = {"encoder": "minilm", "decoder": "smollm2", "encoder-decoder": "t5-small"}
+"""The model that is taken where none is named, by the first kind that a task can stand on."""
 
 
 def _say(default: Any, text: str) -> Any:

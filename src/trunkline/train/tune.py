@@ -31,19 +31,19 @@ from trunkline.train.account import Run, account
 from trunkline.train.checkpoint import Checkpoints, lock
 from trunkline.train.depth import Search, search
 from trunkline.train.fit import Data, Progress, epochs, fit
-from trunkline.train.settings import Settings
+from trunkline.train.settings import MODELS, Settings
 from trunkline.train.start import solve_head
 from trunkline.types import Item, Rows
 
 
 def tune(
-    rows: Rows | Split, model: str | Path = "minilm", *, method: str = "full", depth: Depth = AUTO, settings: Settings | None = None,
+    rows: Rows | Split, model: str | Path | None = None, *, method: str = "full", depth: Depth = AUTO, settings: Settings | None = None,
     out: str | Path | None = None,
 ) -> Branch:  # fmt: skip
     """A branch tuned on `rows`, with its report; saved in the folder `out` when one is given.
 
     rows: split here as the settings say, or already split (`trunkline.split`)
-    model: a name (`trunkline models`), a folder, or a hub id
+    model: a name (`trunkline models`), a folder, or a hub id; none: "minilm", or for a task that writes "smollm2" or "t5-small"
     method: "full", "lora", "bitfit" or "probe", with options as in "lora:rank=8:dropout=0.1"
     depth: how many top layers are tuned: 0 (the head alone) to the number of layers, "all" (embeddings too, no stored states), or
         "auto": the smallest that is about as good as the best, by trials on validation rows (depth.py)
@@ -59,7 +59,10 @@ def tune(
         parts, findings = _checked(rows, job.settings)
     with job.timed("load model"):
         machine.use_threads(job.settings.threads)
+        kinds = names.task(parts.train.task).TaskSpec.backbones
+        model = model or MODELS[kinds[0]]
         backbone = load_backbone(model, device=machine.device(job.settings.device), trunk_precision=job.settings.trunk_precision)
+        backbone = backbone.seen_by(kinds)
         make = _maker(backbone, parts, method, job.settings)
         if depth != AUTO:
             backbone.check_depth(depth)
