@@ -65,6 +65,9 @@ class RowMaker:
             value = record.get(at.label)
             if self.labelled or not is_missing(value):
                 row["label"] = LABELS[self.task](self, line, value)
+        for name, made in FIELDS.get(self.task, {}).items():
+            if not is_missing(record.get(name)):
+                row[name] = made(self, line, record[name])
         for name in ("id", "group"):
             column = getattr(at, name)
             if column is not None:
@@ -141,6 +144,10 @@ class RowMaker:
             value = None if value == -1 else names[value]  # -1 is how `datasets` says that there is none
         return self._name(line, value, "label")
 
+    def _texts(self, line: int, value: Any) -> list[str]:
+        value = value.tolist() if hasattr(value, "tolist") else value
+        return [self._text(line, one, "a text of the list") for one in (value if isinstance(value, list | tuple) else [value])]
+
     def _number(self, line: int, value: Any) -> float:
         value = value.item() if hasattr(value, "item") else value
         if is_missing(value):
@@ -156,6 +163,11 @@ class RowMaker:
         if not math.isfinite(number):
             raise BadCellError("label is not a finite number")
         return number
+
+    def _spans(self, line: int, value: Any) -> list[list[Any]]:
+        if not isinstance(value, list):  # what is there, spans.py has compared with the text
+            raise BadCellError("label is missing")
+        return value
 
     def _time(self, line: int, value: Any) -> float:
         """Seconds since 1970 for a date (UTC where it says no zone); a number stays what it is."""
@@ -179,8 +191,21 @@ class RowMaker:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-LABELS: dict[str, Callable[[RowMaker, int, Any], Any]] = {"classify": RowMaker._class, "regress": RowMaker._number}
+LABELS: dict[str, Callable[[RowMaker, int, Any], Any]] = {
+    "classify": RowMaker._class,
+    "regress": RowMaker._number,
+    "tag": RowMaker._spans,
+    "span": lambda maker, line, value: value,  # squad.py has compared it with its passage
+    "rank": RowMaker._number,  # how alike the two texts are, where that is known
+    "recommend": RowMaker._number,  # no row has one: what came next is the second text
+}
 """How each task reads its label."""
+FIELDS: dict[str, dict[str, Callable[[RowMaker, int, Any], Any]]] = {
+    "rank": {"negatives": RowMaker._texts},
+    "recommend": {"history": RowMaker._texts},
+    "tag": {"words": RowMaker._spans},
+}
+"""What rows of a task may have beside the standard fields, under these names, and how each is read."""
 
 
 def is_missing(value: Any) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -16,7 +17,11 @@ from typing import Any, NoReturn
 
 from trunkline.data.cells import LABELS, BadCellError, RowMaker
 from trunkline.data.columns import Columns, choose
+from trunkline.data.conll import open_tagged
 from trunkline.data.formats import Form, open_table
+from trunkline.data.passages import as_histories, as_pairs
+from trunkline.data.spans import as_entities
+from trunkline.data.squad import as_questions
 from trunkline.data.table import Record, Table
 from trunkline.errors import DataError, OptionError, unknown
 from trunkline.storage import write_file
@@ -27,6 +32,15 @@ MAX_BAD_SHARE = 0.01
 MAX_BAD_READ = 100_000  # more bad rows than this, and more than good ones: the file is not such a table at all
 _SAMPLE = 500  # records that columns are guessed by
 _SHOWN = 10
+_OPENERS: dict[str, Callable[..., tuple[Table, Columns] | None]] = {"tag": open_tagged}
+"""For tasks with files that are no tables: what opens such a file, or gives None where it is one of the usual forms."""
+_SHAPES: dict[str, Callable[..., tuple[Table, Columns]]] = {
+    "tag": as_entities,
+    "span": as_questions,
+    "rank": as_pairs,
+    "recommend": as_histories,
+}
+"""For tasks whose files have forms of their own: what brings a table, and the columns that were told, to the standard fields."""
 
 
 def read(
@@ -69,7 +83,12 @@ def read(
         raise unknown("task", task, LABELS)
     told = Columns(text, label, text_b, id, group, time)
     kept = _Kept(_quarantine_path(skip_bad, source))
-    table = open_table(source, Form(encoding, header, separator))
+    form = Form(encoding, header, separator)
+    opened = _OPENERS[task](source, form, told, labelled=labelled) if task in _OPENERS else None
+    table, told = opened or (open_table(source, form), told)
+    if task in _SHAPES:
+        table, told = _SHAPES[task](table, told, labelled=labelled)
+        labelled = labelled and told.label is not None
     with closing(table.records) as records:
         sample = list(islice(records, _SAMPLE))
         columns = choose(table, sample, told, number=task == "regress", labelled=labelled)

@@ -5,6 +5,7 @@ Special tokens that a user writes in a text ("[SEP]", "<|im_start|>") are encode
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from trunkline.types import Tokens
 
 
 class Tokenizer:
-    """`encode` for one text or a pair. Holds one fast tokenizer; `pad_id` is the id that fills short rows."""
+    """`encode` for one text or a pair. Holds one fast tokenizer; `pad_id` fills short rows, `start_ids` stand before a text, `end_id` behind it."""
 
     def __init__(self, folder: Path, *, segments: bool, pairs_joined: bool) -> None:
         whole: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -27,17 +28,20 @@ class Tokenizer:
         self._fast.encode_special_tokens = True
         self._fast.no_padding()
         self._segments = segments
-        self._pairs_joined = pairs_joined
+        self.pairs_joined = pairs_joined
         pads = (whole.pad_token_id, whole.eos_token_id, 0)
         self.pad_id: int = next(p for p in pads if p is not None)
+        self.end_id: int | None = whole.eos_token_id
         self.control_ids = frozenset(whole.all_special_ids)
+        mask = self._fast.encode("a").special_tokens_mask
+        self.start_ids: tuple[int, ...] = tuple(self._fast.encode("a").ids[: mask.index(0)])
 
     def encode(self, text: str, text_b: str | None = None, *, max_tokens: int) -> tuple[Tokens, bool]:
         """The tokens of a text or a pair, at most `max_tokens` (the longest part is cut first), and whether anything was cut.
 
         A decoder has no pair format of its own: there the two texts are joined by a line break.
         """
-        if text_b is not None and self._pairs_joined:
+        if text_b is not None and self.pairs_joined:
             text, text_b = f"{text}\n{text_b}", None
         # 20 characters a token is far beyond any text worth reading: what is longer is cut before the tokenizer sees it
         limit = max_tokens * 20
@@ -53,6 +57,15 @@ class Tokenizer:
         self._fast.enable_truncation(max_tokens, stride=stride, strategy=strategy)
         encoding = self._fast.encode(text, text_b)
         return [encoding, *encoding.overflowing] if stride else [encoding]
+
+    def pieces(self, text: str) -> np.ndarray:
+        """The ids (T,) int32 of a text alone, as long as it is: without the special tokens that stand before and behind it."""
+        self._fast.no_truncation()
+        return np.asarray(self._fast.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What some ids say, without special tokens."""
+        return self._fast.decode(list(ids), skip_special_tokens=True)
 
     def tokens(self, encoding: Encoding) -> Tokens:
         """What a trunk reads of an encoding."""
