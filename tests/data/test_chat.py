@@ -18,7 +18,9 @@ USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
 
 
 def read(source, told=None, **options):
-    table, columns = as_dialogues(open_documents(source, Form()), told or Columns(), **options)
+    told = told or Columns()
+    table, told = open_documents(source, Form(), told) or (open_table(source, Form()), told)
+    table, columns = as_dialogues(table, told, **options)
     found = list(table.records)
     return (
         [r for _, r in (one for one in found if not isinstance(one, Problem))],

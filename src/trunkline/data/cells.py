@@ -148,6 +148,11 @@ class RowMaker:
         value = value.tolist() if hasattr(value, "tolist") else value
         return [self._text(line, one, "a text of the list") for one in (value if isinstance(value, list | tuple) else [value])]
 
+    def _targets(self, line: int, value: Any) -> list[str]:
+        if not isinstance(value, list | tuple) or not value:
+            raise BadCellError("label is missing" if is_missing(value) or not value else f"label is a {type(value).__name__}, not a text")
+        return self._texts(line, value)
+
     def _number(self, line: int, value: Any) -> float:
         value = value.item() if hasattr(value, "item") else value
         if is_missing(value):
@@ -198,11 +203,14 @@ LABELS: dict[str, Callable[[RowMaker, int, Any], Any]] = {
     "span": lambda maker, line, value: value,  # squad.py has compared it with its passage
     "rank": RowMaker._number,  # how alike the two texts are, where that is known
     "recommend": RowMaker._number,  # no row has one: what came next is the second text
+    "seq2seq": lambda maker, line, value: maker._text(line, value, "label") if isinstance(value, str) else maker._targets(line, value),
+    "generate": lambda maker, line, value: maker._text(line, value, "label"),
 }
 """How each task reads its label."""
 FIELDS: dict[str, dict[str, Callable[[RowMaker, int, Any], Any]]] = {
     "rank": {"negatives": RowMaker._texts},
     "recommend": {"history": RowMaker._texts},
+    "generate": dict.fromkeys(("messages", "tools", "rejected", "liked"), lambda maker, line, value: value),  # chat.py has checked them
     "tag": {"words": RowMaker._spans},
 }
 """What rows of a task may have beside the standard fields, under these names, and how each is read."""

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from trunkline.data.columns import Columns
 from trunkline.data.decode import Encoding, find_encoding, open_text
 from trunkline.data.delimited import MAX_CELL, MAX_LINE
-from trunkline.data.formats import Form, open_table
+from trunkline.data.formats import Form
 from trunkline.data.table import Records, Table
 from trunkline.errors import DataError, unknown
 from trunkline.types import Problem
@@ -18,21 +19,21 @@ BY = ("line", "paragraph", "document")
 ENDINGS = (".txt",)
 
 
-def open_documents(source: Any, form: Form, *, by: str = "line") -> Table:
-    """The table of a source, as `formats.open_table`; but a .txt file (also .txt.gz) is plain text: a record for each line, each paragraph
-    (parted by blank lines) or the whole document.
+def open_documents(source: Any, form: Form, told: Columns, *, labelled: bool = True, by: str = "line") -> tuple[Table, Columns] | None:
+    """The table of a .txt file (also .txt.gz): a record for each line, each paragraph (parted by blank lines) or the whole document.
 
-    Raises: OptionError for an unknown `by`; what `open_table` raises.
+    None for anything else, and where columns are told: then the file is a table. `labelled` is not read: plain text has no labels.
+    Raises: OptionError for an unknown `by`; DataError for an empty file, or one whose encoding is not found.
     """
     if by not in BY:
         raise unknown("by", by, BY)
     path = Path(source) if isinstance(source, str | os.PathLike) else None
-    if path is None or not path.is_file() or _ending(path) not in ENDINGS:
-        return open_table(source, form)
+    if path is None or not path.is_file() or _ending(path) not in ENDINGS or told.told():
+        return None
     if not path.stat().st_size:
         raise DataError(f"{path}: the file is empty. Give one with some text.")
     encoding = find_encoding(path, form.encoding)
-    return Table(str(path), ("text",), _documents(path, encoding, by), notes=[encoding.note] if encoding.note else [])
+    return Table(str(path), ("text",), _documents(path, encoding, by), notes=[encoding.note] if encoding.note else []), told
 
 
 def _ending(path: Path) -> str:

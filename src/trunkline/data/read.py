@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from trunkline.data.cells import LABELS, BadCellError, RowMaker
+from trunkline.data.chat import as_dialogues
 from trunkline.data.columns import Columns, choose
 from trunkline.data.conll import open_tagged
+from trunkline.data.documents import open_documents
 from trunkline.data.formats import Form, open_table
+from trunkline.data.parallel import as_parallel, open_parallel
 from trunkline.data.passages import as_histories, as_pairs
 from trunkline.data.spans import as_entities
 from trunkline.data.squad import as_questions
@@ -32,13 +35,19 @@ MAX_BAD_SHARE = 0.01
 MAX_BAD_READ = 100_000  # more bad rows than this, and more than good ones: the file is not such a table at all
 _SAMPLE = 500  # records that columns are guessed by
 _SHOWN = 10
-_OPENERS: dict[str, Callable[..., tuple[Table, Columns] | None]] = {"tag": open_tagged}
+_OPENERS: dict[str, Callable[..., tuple[Table, Columns] | None]] = {
+    "tag": open_tagged,
+    "seq2seq": open_parallel,
+    "generate": open_documents,
+}
 """For tasks with files that are no tables: what opens such a file, or gives None where it is one of the usual forms."""
 _SHAPES: dict[str, Callable[..., tuple[Table, Columns]]] = {
     "tag": as_entities,
     "span": as_questions,
     "rank": as_pairs,
     "recommend": as_histories,
+    "seq2seq": as_parallel,
+    "generate": as_dialogues,
 }
 """For tasks whose files have forms of their own: what brings a table, and the columns that were told, to the standard fields."""
 
