@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from trunkline.branch import Branch
 from trunkline.data.split import Split
+from trunkline.errors import MissingExtra
+from trunkline.evaluation.baselines import ranks, spans
 from trunkline.evaluation.baselines.labels import Result, baselines
 from trunkline.evaluation.features import untuned
 from trunkline.evaluation.measure import truth_and_scores
@@ -51,5 +54,27 @@ def _as_it_was(on: Measured) -> list[Result]:
     return [Result("untuned", time.perf_counter() - started, scores)]
 
 
-BASELINES: dict[str, Callable[[Measured], list[Result]]] = {"likelihood": _as_it_was}
+def _ranks(on: Measured) -> list[Result]:
+    """Words alone, or popularity and matrix factorisation; and the vectors of the model before tuning."""
+    abouts = {name: [item.about for item in items] for name, items in on.items.items()}
+    asked, held, found = abouts[on.part], abouts["validation"], list[Result]()
+    train = on.parts.train
+    plain: list[Callable[[], Result]] = [lambda: ranks.bm25(asked, held)]
+    if on.branch.task == "recommend":
+        plain = [lambda: ranks.popularity(train, asked, held), lambda: ranks.als(train, asked, held)]
+    for baseline in plain:
+        try:
+            found.append(baseline())
+        except MissingExtra as error:
+            warnings.warn(f"{error} The report goes without it.", stacklevel=2)
+    return [*found, *_as_it_was(on)]
+
+
+def _spans(on: Measured) -> list[Result]:
+    """What of the passage has the most words of the question beside it; an untuned head points anywhere, and is no measure."""
+    rows = on.parts.parts()
+    return spans.span_baselines(rows["train"], rows[on.part], on.branch.spec, validation=rows["validation"])
+
+
+BASELINES: dict[str, Callable[[Measured], list[Result]]] = {"likelihood": _as_it_was, "ranks": _ranks, "spans": _spans}
 """The kinds whose baselines are others than those of labels and numbers."""

@@ -33,8 +33,8 @@ class Result:
 
     name: str
     seconds: float
-    test: np.ndarray
-    validation: np.ndarray | None = None
+    test: Any
+    validation: Any = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
