@@ -156,7 +156,7 @@ def entities(value: Any) -> Iterator[tuple[int, int, str, str | None, bool]]:
             for surface, places in surfaces.items() if isinstance(surfaces, Mapping) else [(None, surfaces)]:
                 for place in _list(places):
                     start, end = _ints(place)
-                    yield start, end + 1, str(kind), surface, True
+                    yield start, end + 1, " ".join(str(kind).split()), surface, True
     else:
         for one in _list(value):
             yield _object(one) if isinstance(one, Mapping) else _triple(one)
@@ -183,7 +183,7 @@ def _triple(one: Any) -> tuple[int, int, str, str | None, bool]:
     strings = [value for value in one if isinstance(value, str)] if isinstance(one, list | tuple) else []
     if len(numbers) != 2 or len(strings) != 1 or len(one) != 3 or not strings[0].strip():
         raise ValueError(f"{str(one)[:60]!r} is no [start, end, type]")
-    return numbers[0], numbers[1], strings[0].strip(), None, False
+    return numbers[0], numbers[1], " ".join(strings[0].split()), None, False
 
 
 def _object(one: Mapping[str, Any]) -> tuple[int, int, str, str | None, bool]:
@@ -195,7 +195,7 @@ def _object(one: Mapping[str, Any]) -> tuple[int, int, str, str | None, bool]:
     _, surface = first(_SURFACE, lambda value: isinstance(value, str), used)
     if start is None or end is None or kind is None:
         raise ValueError(f"{str(dict(one))[:80]!r} has no start, end and label (whole numbers and a name)")
-    return start, end, kind.strip(), surface, False
+    return start, end, " ".join(kind.split()), surface, False
 
 
 def plain(value: Any) -> Any:

@@ -36,6 +36,11 @@ class StepWeights(nn.Module):
         return {"start": self.start, "pair": self.pair, "end": self.end}
 
 
+def no_steps(tags: int) -> Steps:
+    """Steps that are worth nothing: each word is judged on its own."""
+    return Steps(torch.zeros(tags), torch.zeros(tags, tags), torch.zeros(tags))
+
+
 def allowed(steps: Steps, may: Steps) -> Steps:
     """The steps with those that `may` (bool) does not allow at `FORBIDDEN`."""
     return Steps(*(torch.where(ok, value.float(), FORBIDDEN) for value, ok in zip(steps, may)))
@@ -46,7 +51,7 @@ def path_score(emissions: torch.Tensor, tags: torch.Tensor, mask: torch.Tensor, 
     tags = tags.masked_fill(~mask, 0)
     each = emissions.gather(2, tags[..., None])[..., 0].masked_fill(~mask, 0.0).sum(1)
     moves = steps.pair[tags[:, :-1], tags[:, 1:]].masked_fill(~mask[:, 1:], 0.0).sum(1)
-    last = tags.gather(1, mask.sum(1, keepdim=True) - 1)[:, 0]
+    last = tags.gather(1, (mask.sum(1, keepdim=True) - 1).clamp(min=0))[:, 0]
     return each + moves + steps.start[tags[:, 0]] + steps.end[last]
 
 
