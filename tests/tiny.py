@@ -15,7 +15,8 @@ TEXTS = [
     "订单还没有到 请帮我查一下",
     "我要退款 谢谢",
 ]
-_LLAMA = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 4, "intermediate_size": 32}
+_LLAMA = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 4, "intermediate_size": 32,
+          "tie_word_embeddings": True}  # fmt: skip
 _BERT = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 32, "max_position_embeddings": 64}
 SIZES: dict[str, dict] = {
     "bert": _BERT,

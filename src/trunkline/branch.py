@@ -22,6 +22,7 @@ from trunkline.errors import ArtefactError, OptionError
 from trunkline.evaluation.report import Report
 from trunkline.model.backbone import ALL, Backbone, Depth, load_backbone
 from trunkline.model.batches import by_length
+from trunkline.model.export import export, import_adapter
 from trunkline.model.network import Network
 from trunkline.model.precision import PRECISIONS
 from trunkline.states.collate import Source, collate
@@ -57,6 +58,7 @@ class Branch:
                 f"task={spec.task!r} on {backbone.name!r}: this model is of kind {backbone.family.kind!r}, and the task needs "
                 f"{' or '.join(spec.backbones)}. `trunkline models` lists some."
             )
+        backbone = backbone.seen_by(spec.backbones)
         network = Network(backbone, depth, names.task(spec.task).head(backbone.width, spec))
         names.method(method).graft(network, config)
         return cls(backbone, network.to(backbone.device), spec, method, config, states)
@@ -97,6 +99,25 @@ class Branch:
     def merged(self) -> Branch:
         """The same answers with what the method added worked into plain layers. Raises: OptionError where a method cannot."""
         return replace(self, network=names.method(self.method).merge(self.network))
+
+    @classmethod
+    def from_adapter(cls, backbone: Backbone, spec: Spec, folder: str | Path, depth: Depth | None = None, states: str = "float16") -> Branch:
+        """An untrained branch that begins with a PEFT LoRA adapter of the whole model; without a depth the smallest that holds it.
+
+        Raises: ArtefactError when the adapter cannot be read, OptionError that names one of its layers that is below the cut.
+        """
+        found = import_adapter(backbone, folder)
+        config = names.method("lora").Config(**found.options)
+        branch = cls.new(backbone, spec, "lora", config, found.depth if depth is None else depth, states)
+        found.into(branch.network)
+        return branch
+
+    def export(self, folder: str | Path) -> Path:
+        """Write what the method learned as a standard PEFT adapter of the whole model, with the head beside it.
+
+        Raises: OptionError where PEFT has no form for it.
+        """
+        return export(self.network, self.spec, folder)
 
     def save(self, folder: str | Path) -> Path:
         """Write the branch, all at once, in place of a branch that was there."""

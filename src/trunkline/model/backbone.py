@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from transformers.utils import logging as transformers_logging
 
 from trunkline.choices import one_of
 from trunkline.errors import ModelError, OptionError
-from trunkline.model import safety, sources
+from trunkline.model import configs, safety, sources
+from trunkline.model.decoder import Below
 from trunkline.model.families import Family, family
 from trunkline.model.precision import PRECISIONS, each_length, lower
-from trunkline.model.stacks import at, joined, shared, top
+from trunkline.model.stacks import at, bottom, joined, shared, top
 from trunkline.model.tokenizer import Tokenizer
 
 Depth = int | str
@@ -37,7 +38,7 @@ class Backbone:
     """A frozen `transformers` model with its tokenizer.
 
     id: SHA-256 of configuration, weights and tokenizer; layers: how many can be cut; width: D;
-    max_tokens: the longest text it reads; trunk_precision: what its trunks compute in (precision.py).
+    max_tokens: the longest text it reads; ends: ids that end a text it writes; trunk_precision: what its trunks compute in (precision.py).
     """
 
     def __init__(self, name: str, folder: Path, model: Any, identity: str, trunk_precision: str = "float32") -> None:
@@ -53,10 +54,20 @@ class Backbone:
         limit = getattr(self.config, "max_position_embeddings", None) or 1 << 17
         self.max_tokens: int = limit - self.family.reserved
         self.tokenizer = Tokenizer(folder, segments=self.family.segments, pairs_joined=self.family.kind == "decoder")
+        self.ends: tuple[int, ...] = _ends(folder, self.config, self.tokenizer)
+        if self.tokenizer.end_id is None and self.ends:
+            self.tokenizer.end_id = self.ends[0]
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Backbone:
+        return self  # frozen: a copy of a branch stands on the same one
+
+    def seen_by(self, kinds: Sequence[str]) -> Backbone:
+        """This backbone as a task sees it that can stand on these kinds: one that needs an encoder-decoder has use for both its halves."""
+        return BothHalves(self) if tuple(kinds) == ("encoder-decoder",) and self.family.decoder else self
 
     def check_depth(self, depth: Depth) -> Depth:
         """The depth as given, when this model can be cut there. Raises: OptionError that says what is allowed."""
@@ -71,6 +82,10 @@ class Backbone:
         if not 0 <= depth <= self.layers:
             raise OptionError(f"depth={depth}: this model has {self.layers} layers. Use 0 to {self.layers}, or 'all'.")
         return depth
+
+    def stored(self, depth: Depth) -> tuple[Backbone, Depth]:
+        """The backbone whose states are stored for a branch of this depth, and the depth of the cut there."""
+        return self, self.check_depth(depth)
 
     def trunk(self, depth: Depth) -> Trunk:
         """The embeddings and the layers below the cut."""
@@ -94,6 +109,63 @@ class Backbone:
     def whole(self, upper: nn.Module, depth: Depth) -> nn.Module:
         """The whole stack, from token ids, with the layers of a branch's `upper` in place of the backbone's own."""
         return upper if depth == ALL else joined(self.stack, self.family, upper, self.layers - int(depth))
+
+    def below(self, depth: Depth) -> Below | None:
+        """What lies between the stored states and the layers of a branch: nothing, where one stack is cut."""
+        return None
+
+
+class BothHalves(Backbone):
+    """An encoder-decoder as a task sees it that writes: depth counts from the top of the decoder, through it, and on into the encoder.
+
+    The states of the encoder are what is stored, at its cut: up to the decoder's number of layers that cut is the encoder's top.
+    """
+
+    def __init__(self, encoder: Backbone) -> None:
+        vars(self).update(vars(encoder))
+        self.encoder, self.decoder = encoder, at(self.model, self.family.decoder)
+        self.decoder_layers = len(at(self.decoder, self.family.layers))
+        self.layers = encoder.layers + self.decoder_layers
+
+    def seen_by(self, kinds: Sequence[str]) -> Backbone:
+        return self.encoder.seen_by(kinds)
+
+    def stored(self, depth: Depth) -> tuple[Backbone, Depth]:
+        depth = self.check_depth(depth)
+        return self.encoder, depth if depth == ALL else max(0, int(depth) - self.decoder_layers)
+
+    def trunk(self, depth: Depth) -> Trunk:
+        encoder, at_depth = self.stored(depth)
+        return encoder.trunk(at_depth)
+
+    def upper(self, depth: Depth) -> nn.ModuleDict:
+        """The layers above the cut: "decoder", and "encoder" where the depth reaches it."""
+        encoder, in_encoder = self.stored(depth)
+        if depth == ALL:
+            memo = shared(self.model)
+            return nn.ModuleDict({"encoder": copy.deepcopy(self.stack, memo), "decoder": copy.deepcopy(self.decoder, memo)})
+        halves = {"decoder": top(self.decoder, self.family, self._decoder_cut(depth))}
+        return nn.ModuleDict(halves | ({"encoder": encoder.upper(in_encoder)} if in_encoder else {}))
+
+    def whole(self, upper: nn.Module, depth: Depth) -> nn.ModuleDict:
+        """Both halves, from token ids, with the layers of a branch's `upper` in place of the backbone's own."""
+        if depth == ALL:
+            return upper  # type: ignore[return-value]
+        encoder, in_encoder = self.stored(depth)
+        halves: Any = upper
+        first = encoder.whole(halves["encoder"], in_encoder) if in_encoder else self.stack
+        return nn.ModuleDict({"encoder": first, "decoder": joined(self.decoder, self.family, halves["decoder"], self._decoder_cut(depth))})
+
+    def below(self, depth: Depth) -> Below:
+        """The decoder's embeddings and lower layers, and the end of the encoder where no layer of it is the branch's."""
+        start = next(i for i in (getattr(self.config, "decoder_start_token_id", None), self.tokenizer.pad_id) if i is not None)
+        if depth == ALL:
+            return Below(None, None, start)
+        norm = at(self.stack, self.family.norm) if self.family.norm and not self.stored(depth)[1] else None
+        return Below(norm, bottom(self.decoder, self.family, self._decoder_cut(depth)), start)
+
+    def _decoder_cut(self, depth: Depth) -> int:
+        return self.decoder_layers - min(int(depth), self.decoder_layers)
 
 
 class Trunk:
@@ -141,6 +213,8 @@ class Lift:
     def __init__(self, backbone: Backbone, low: Depth, high: Depth) -> None:
         if not isinstance(low, int) or not isinstance(high, int) or not high <= low or backbone.family.whole_only:
             raise OptionError(f"from depth {low} to {high}: states go up only, from a cut to one with fewer layers above it.")
+        (backbone, lowest), (_, highest) = backbone.stored(low), backbone.stored(high)
+        low, high = int(lowest), int(highest)
         self.device, self.same, self._precision = backbone.device, low == high, backbone.trunk_precision
         self._stack = lower(backbone.upper(low).eval(), self._precision)
         norm = at(self._stack, backbone.family.norm) if backbone.family.norm else None
@@ -182,6 +256,15 @@ def load_backbone(
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # its output is not used; without it a pass is a little cheaper
     return Backbone(str(name), folder, model.to(device), sources.model_id(folder), trunk_precision)
+
+
+def _ends(folder: Path, config: Any, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ids that end a text: what the model's settings for writing say, or its configuration, and the tokenizer's."""
+    path = folder / "generation_config.json"
+    settings = configs.read_json(path) if path.is_file() else {}
+    said = settings.get("eos_token_id", getattr(config, "eos_token_id", None))
+    found = [*(said if isinstance(said, list) else [said]), tokenizer.end_id]
+    return tuple(sorted({one for one in found if one is not None}))
 
 
 @contextmanager

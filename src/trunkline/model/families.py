@@ -22,7 +22,8 @@ class Family:
     """Where the parts of a base model are; paths are dotted names below the stack.
 
     kind: "encoder", "decoder" or "encoder-decoder" (of which the encoder is the stack that is cut)
-    stack: path from the base model to the stack that is cut ("" = the model itself)
+    stack: path from the base model to the stack that is cut ("" = the model itself); decoder: to the other half, if there is one,
+        whose parts have the same names
     layers: the list of layers; norm: what follows the last layer, or None
     passed: modules before the first layer that a branch replaces by one that returns `inputs_embeds`
     zeroed: modules whose result is added to the hidden states before the first layer
@@ -37,6 +38,7 @@ class Family:
     layers: str
     norm: str | None = None
     stack: str = ""
+    decoder: str = ""
     passed: tuple[str, ...] = ()
     zeroed: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
@@ -97,6 +99,7 @@ FAMILIES: dict[str, Family] = {
         "block",
         "final_layer_norm",
         stack="encoder",
+        decoder="decoder",
         passed=("embed_tokens",),
         quirk=_carry_position_bias,
         borrowed=("relative_attention_bias",),

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from trunkline.model.backbone import ALL, Backbone, Depth
+from trunkline.model.generation import Stream, Writer, left_padded
+from trunkline.model.guide import Guide
+from trunkline.model.language import LanguageHead
 from trunkline.types import Batch, Output
 
 
@@ -15,7 +21,7 @@ class Network(nn.Module):
     """Hidden states at the cut in, logits out.
 
     upper: the layers above the cut (a `transformers` stack); head: called with hidden (S, T, D) and the batch, gives logits, or logits
-    and a dict of further tensors.
+    and a dict of further tensors; below: what is frozen between the stored states and those layers (decoder.py), or None.
     A new network is frozen but for its head; a method's `graft` says what else is trained.
     """
 
@@ -23,19 +29,58 @@ class Network(nn.Module):
         super().__init__()
         self.depth = backbone.check_depth(depth)
         self.upper = backbone.upper(depth)
+        self.below = backbone.below(self.depth)
         self.head = head
+        self.guide = Guide()  # what a method has to say at each step of training
+        self._backbone = backbone
         self._norm = backbone.family.norm
         self._borrowed = () if depth == ALL else backbone.family.borrowed
         head.requires_grad_(True)
+        if isinstance(head, LanguageHead):
+            head.tie(backbone)
 
     def forward(self, batch: Batch) -> Output:
-        """batch.hidden (S, T, D), or batch.ids (S, T) at depth "all" -> logits and the last hidden states (S, T, D)."""
+        """batch.hidden (S, T, D), or batch.ids (S, T) at depth "all" -> logits and the last hidden states (S, T, D).
+
+        Where a text is to be written (a language head, no targets) nothing is run yet: `Output.generate` does.
+        """
+        if isinstance(self.head, LanguageHead) and batch.targets is None:
+            nothing = torch.empty(0, device=batch.mask.device)
+            return Output(nothing, nothing, generate=partial(self.write, batch))
         hidden = self._hidden(batch)
+        self._follow_embeddings()
         found = self.head(hidden, batch)
         logits, extra = found if isinstance(found, tuple) else (found, {})
         return Output(logits, hidden, extra)
 
+    def write(self, batch: Batch, stream: Stream | None = None) -> list[str]:
+        """A text for each item of the batch, as batch.spec (a `WritingSpec`) says; nothing is run before this is called.
+
+        A decoder goes on from the prompt, whose ids are the item's `about`: its cache needs the layers below the cut too, so the whole
+        model runs. An encoder-decoder begins with the states at the cut.
+        """
+        head: Any = self.head
+        self._follow_embeddings()
+        model = head.model.around(self._backbone.whole(self.upper, self.depth)).eval()
+        if self.below is None:
+            given: dict[str, Any] = left_padded(batch.abouts, self._backbone.tokenizer.pad_id, batch.mask.device)
+        else:
+            with torch.no_grad():
+                encoded = BaseModelOutput(last_hidden_state=self.below.encoded(batch, self.upper))
+            given = {"encoder_outputs": encoded, "attention_mask": batch.mask.long()}
+        start = None if self.below is None else self.below.start
+        writer = Writer(model, self._backbone.tokenizer, self._backbone.ends, start, self._backbone.max_tokens)
+        return writer.write(given, batch.spec, stream)
+
+    def _follow_embeddings(self) -> None:
+        """Where the whole model trains, an output layer that is tied to the embeddings follows them."""
+        if self.depth == ALL and isinstance(self.head, LanguageHead) and self.head.model is not None:
+            stack: Any = self.upper if self.below is None else self.upper["decoder"]  # type: ignore[index]
+            self.head.model.use(stack.get_input_embeddings().weight)
+
     def _hidden(self, batch: Batch) -> torch.Tensor:
+        if self.below is not None:
+            return self.below(batch, self.upper)
         mask = None if bool(batch.mask.all()) else batch.mask.long()
         if self.depth == ALL:
             given = {"input_ids": batch.ids, "attention_mask": mask}

@@ -5,7 +5,9 @@ Special tokens that a user writes in a text ("[SEP]", "<|im_start|>") are encode
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,13 @@ class Tokenizer:
         self.control_ids = frozenset(whole.all_special_ids)
         mask = self._fast.encode("a").special_tokens_mask
         self.start_ids: tuple[int, ...] = tuple(self._fast.encode("a").ids[: mask.index(0)])
+        self.chat_template: Any = whole.chat_template
+        start = "".join(self._fast.id_to_token(one) for one in self.start_ids)
+        self.special_tokens = {name: str(token) for name, token in whole.special_tokens_map.items()} | ({"start": start} if start else {})
+        added = self._fast.get_added_tokens_decoder()
+        templates = str(self.chat_template or "")  # what it writes acts on the model ("<think>"), and need not be marked as special
+        self.never_written = self.control_ids | {one for one, token in added.items() if token.special or token.content.strip() in templates}
+        self._unknown: int | None = whole.unk_token_id
 
     def encode(self, text: str, text_b: str | None = None, *, max_tokens: int) -> tuple[Tokens, bool]:
         """The tokens of a text or a pair, at most `max_tokens` (the longest part is cut first), and whether anything was cut.
@@ -62,6 +71,38 @@ class Tokenizer:
         """The ids (T,) int32 of a text alone, as long as it is: without the special tokens that stand before and behind it."""
         self._fast.no_truncation()
         return np.asarray(self._fast.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+
+    @functools.cached_property
+    def controlled(self) -> Any:
+        """The library's tokenizer once more, with control tokens counting where they stand in a text: for a text that no user wrote."""
+        other = type(self._fast).from_str(self._fast.to_str())
+        other.encode_special_tokens = False
+        other.no_padding()
+        other.no_truncation()
+        return other
+
+    def written(self, text: str) -> list[int]:
+        """The ids of a text that a user wrote, none of them a control token, nor an added one that the chat template uses ("<think>").
+
+        Some vocabularies have the control tokens among their ordinary pieces (T5's "</s>"), and added tokens are found in any text: where
+        that happens, the text is cut in the middle of that place, and what lies between the cuts is encoded by itself.
+        """
+        self._fast.no_truncation()
+        encoding = self._fast.encode(text, add_special_tokens=False)
+        cuts = []
+        for one, (start, end) in zip(encoding.ids, encoding.offsets):
+            if self.acts(one, text[start:end]):
+                cuts.append((start + end) // 2)
+        if not cuts:
+            return list(encoding.ids)
+        edges = [0, *sorted({cut for cut in cuts if 0 < cut < len(text)}), len(text)]
+        if len(edges) == 2:  # one character that is a control token: it cannot be said in any other way
+            return [one for one in encoding.ids if one not in self.never_written]
+        return [one for start, end in pairwise(edges) for one in self.written(text[start:end])]
+
+    def acts(self, one: int, text: str) -> bool:
+        """Whether a token made of `text` acts on the model. The one for what is unknown does only where somebody wrote its name."""
+        return one in self.never_written and (one != self._unknown or self._fast.id_to_token(one) in text)
 
     def text(self, ids: Sequence[int]) -> str:
         """What some ids say, without special tokens."""

@@ -1,17 +1,19 @@
 """The search for a depth: the smallest that is about as good as the best, tried on some of the rows.
 
-Depths are tried from the shallowest up, each trained as the real run would be, on states that are kept once, at the lowest cut;
-states of higher cuts are computed from those. The search ends when two deeper cuts in a row have brought nothing, or when the
-budget is used up. Of what was tried, the smallest depth within one standard error of the best is taken (Breiman et al. 1984, section
-3.4.3: the one-standard-error rule), the error being that of the difference on the same validation rows. For that depth a third and three
-times the learning rate are tried too.
+Depths are tried from the shallowest up, on states that are kept once, at the lowest cut; states of higher cuts are computed from those.
+A few steps at the deepest cut tell how fast the machine is; from that follow rows and epochs of the trials, so that all cuts down to
+half of the layers fit into the budget. Where all rows and epochs fit, a trial is the run itself, and that of the chosen depth is kept.
+The search ends when two deeper cuts in a row have brought nothing, or when the budget is used up. Of what was tried, the smallest
+depth within one standard error of the best is taken (Breiman et al. 1984, section 3.4.3: the one-standard-error rule), the error being
+that of the difference on the same validation rows. For that depth a third and three times the learning rate are tried too.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -26,12 +28,21 @@ from trunkline.model.backbone import ALL, Backbone, Depth, Lift
 from trunkline.progress import Bar
 from trunkline.states.collate import Source
 from trunkline.states.held import HeldStates
-from trunkline.train.fit import Data, Progress, fit
+from trunkline.train.fit import Data, Progress, epochs, fit
 from trunkline.train.settings import Settings
 from trunkline.train.start import solve_head
 from trunkline.types import Item
 
 TRAIN_ROWS, VALIDATION_ROWS = 2000, 1000
+_LADDER = (300, 400, 550, 750, 1000, 1400)
+"""Training rows of the trials where not all fit into the budget: in steps, so that a moment's load on the machine changes nothing."""
+_TRIAL_EPOCHS = 6
+"""At most, where a trial is not the run itself: more rows tell more about a depth than more passes over fewer."""
+_TRIALS_SHARE = 0.8
+"""Of what is left of the budget, for all cuts once; the rest is for the whole model or for other learning rates."""
+_FORWARD = 1 / 3
+"""What a row costs that is only read, of one that is learned from."""
+_MEASURED_STEPS = 6
 _PATIENCE = 2
 """So many deeper cuts in a row without a gain end the search."""
 _RATES = (1 / 3, 3.0)
@@ -48,11 +59,19 @@ class Trial:
     value: float
     seconds: float
     scores: Any = field(default=(), repr=False, compare=False)
+    fitted: tuple[Branch, Progress] | None = field(default=None, repr=False, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a report shows of it: all but the scores and the branch."""
+        return {"depth": self.depth, "learning_rate": self.learning_rate, "value": self.value, "seconds": self.seconds}
 
 
 @dataclass(frozen=True)
 class Search:
-    """What was chosen, and why. rows: of train and validation that the trials used."""
+    """What was chosen, and why.
+
+    rows: of train and validation that the trials used; fitted: the branch and its progress, where the chosen trial was the whole run
+    """
 
     depth: Depth
     learning_rate: float
@@ -61,15 +80,16 @@ class Search:
     rows: tuple[int, int]
     seconds: float
     why: str
+    fitted: tuple[Branch, Progress] | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """For the report: all but the scores."""
-        tried = [{k: v for k, v in asdict(trial).items() if k != "scores"} for trial in self.trials]
-        return {**{k: v for k, v in asdict(self).items() if k != "trials"}, "trials": tried}
+        """For the report: all but the scores and the branch."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("trials", "fitted")}
+        return {**plain, "trials": [trial.to_json() for trial in self.trials]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Search:
-        """What `to_json` gave, without the scores."""
+        """What `to_json` gave, without scores and branches."""
         trials, rows = tuple(Trial(**trial) for trial in values["trials"]), tuple(values["rows"])
         return cls(**{**values, "trials": trials, "rows": rows})
 
@@ -97,14 +117,48 @@ class _Searching:
     def __init__(self, backbone: Backbone, items: dict[str, list[Item]], make: Any, states: Any, settings: Settings) -> None:
         self.started, self.budget = time.perf_counter(), duration("budget", settings.budget)
         self.backbone, self.make, self.settings = backbone, make, settings
-        self.train, self.validation = _some(items["train"], TRAIN_ROWS), _some(items["validation"], VALIDATION_ROWS)
-        self.depths = candidates(backbone)
+        self.depths = [depth for depth in candidates(backbone) if make(depth, settings.seed).network.learned()] or candidates(backbone)
         self.lowest = max(d for d in self.depths if isinstance(d, int))
+        self.train, self.validation = _some(items["train"], TRAIN_ROWS), _some(items["validation"], VALIDATION_ROWS)
+        self.whole = len(self.train) == len(items["train"]) and len(self.validation) == len(items["validation"])
+        self.plan(states)
         self.lower: Source = states(self.lowest, [*self.train, *self.validation])
         self.held: tuple[Depth, HeldStates] | None = None
         self.trials: list[Trial] = []
         self.metric: str = ""
         self.truth: Any = ()
+
+    def plan(self, states: Any) -> None:
+        """As many rows and epochs for the trials as the budget allows; `whole` says whether a trial is the run itself."""
+        if len(self.train) <= _LADDER[0] and self.whole:
+            return
+        seconds, layers = self.measured(states), sum(_size(depth, self.backbone.layers) for depth in self.depths if depth != ALL)
+
+        def fits(rows: int, passes: int) -> bool:
+            read = passes * min(_validation(rows), len(self.validation))
+            return seconds * layers * (passes * rows + _FORWARD * read) <= _TRIALS_SHARE * self.left()
+
+        if self.whole and fits(len(self.train), epochs(self.settings, len(self.train))):
+            return
+        self.whole = False
+        passes = min(_TRIAL_EPOCHS, epochs(self.settings, len(self.train)))
+        self.settings = replace(self.settings, epochs=passes)
+        ladder = [rows for rows in (*_LADDER, TRAIN_ROWS) if rows < len(self.train)]
+        rows = next((rows for rows in (len(self.train), *reversed(ladder)) if fits(rows, passes)), min([*ladder, len(self.train)]))
+        self.train, self.validation = _some(self.train, rows), _some(self.validation, _validation(rows))
+
+    def measured(self, states: Any) -> float:
+        """Seconds for one row and one layer in a step, the middle one of some steps at the deepest cut."""
+        rows = self.train[: _MEASURED_STEPS * self.settings.batch_size]
+        branch = self.make(self.lowest, self.settings.seed)
+        data = Data(
+            rows, self.validation[:1], states(self.lowest, [*rows, *self.validation[:1]]), branch.spec, self.backbone.tokenizer.pad_id
+        )
+        noted: list[float] = []
+        settings = replace(self.settings, epochs=1, evaluate_every=None)
+        fit(branch.network, data, settings, learning_rate=1e-9, seed=0, on_step=lambda progress, _: noted.append(progress.seconds))
+        each = np.median(np.diff([0.0, *noted]))
+        return float(each) / (self.settings.batch_size * _size(self.lowest, self.backbone.layers))
 
     def result(self) -> Search:
         why = self.walk()
@@ -115,18 +169,27 @@ class _Searching:
             chosen = self.other_rates(chosen)
         spent = time.perf_counter() - self.started
         rows = len(self.train), len(self.validation)
-        return Search(chosen.depth, chosen.learning_rate, self.metric, tuple(self.trials), rows, spent, why)
+        return Search(chosen.depth, chosen.learning_rate, self.metric, tuple(self.trials), rows, spent, why, chosen.fitted)
 
     def walk(self) -> str:
         """Try one depth after the other; says why it ended."""
         for depth in self.depths:
             if self.trials and self.left() < self.needed(depth):
-                return f"the budget of {self.settings.budget} ended the search before depth {depth}"
+                return self.cut_short(depth)
             self.trials.append(self.trial(depth))
             values = [self.goodness(trial) for trial in self.trials]
             if len(values) - 1 - int(np.argmax(values)) >= _PATIENCE:
                 return f"{_PATIENCE} deeper cuts brought nothing"
         return "all depths were tried"
+
+    def cut_short(self, depth: Depth) -> str:
+        """That the budget ended the search before `depth`; and what to do, where each deeper cut was clearly better than the one before."""
+        told = f"the budget of {self.settings.budget} ended the search before depth {depth}"
+        pairs = list(zip(self.trials, self.trials[1:]))
+        if not pairs or any(self.behind(shallow, deep) <= 1 for shallow, deep in pairs):
+            return told
+        minutes = math.ceil((self.budget + 2 * self.needed(depth)) / 60)
+        return f"{told}, while each deeper one was clearly better: a deeper one may be better still. Try --budget {minutes}m, or --depth {depth}"
 
     def other_rates(self, chosen: Trial) -> Trial:
         """The chosen depth with a smaller and a larger learning rate, where the budget allows; another must be clearly better."""
@@ -159,7 +222,8 @@ class _Searching:
         self.metric = next(iter(progress.history[-1]["metrics"]))
         answers = run(branch.network, branch.spec, self.validation, data.source, data.pad_id)
         self.truth, scores = truth_and_scores(branch.spec, self.validation, answers)
-        return Trial(depth, rate, float(progress.best or 0.0), time.perf_counter() - started, scores)
+        fitted = (branch, progress) if self.whole and not solved else None
+        return Trial(depth, rate, float(progress.best or 0.0), time.perf_counter() - started, scores, fitted)
 
     def source(self, depth: Depth) -> Source | None:
         if depth == ALL:
@@ -191,6 +255,11 @@ class _Searching:
 
 def _size(depth: Depth, layers: int) -> float:
     return layers + 1.0 if depth == ALL else int(depth) + 0.25
+
+
+def _validation(rows: int) -> int:
+    """How many validation rows go with so many training rows: reading them after each epoch must not cost more than training does."""
+    return max(_LADDER[0], rows // 2)
 
 
 def _some(items: Sequence[Item], count: int) -> list[Item]:

@@ -141,7 +141,12 @@ class _Loop:
         if not data.train or not data.validation:
             raise OptionError(f"{len(data.train)} training and {len(data.validation)} validation rows: at least one of each is needed.")
         self.learned = network.learned()
-        self.optimizer, self.rates = _optimizer(self.learned, settings, learning_rate)
+        if not self.learned:
+            raise OptionError(
+                f"task={data.spec.task!r} at depth {network.depth}: this method has nothing to learn there, because the task's output layer is the "
+                "model's own and stays as it is. Use 'full' or 'lora', and a depth of 1 or more."
+            )
+        self.optimizer, self.rates = _optimizer(self.learned, settings, learning_rate, network.guide.rate)
         self.progress = Progress()
         self.best: Tensors = {}
         self.losses: list[float] = []
@@ -158,6 +163,7 @@ class _Loop:
         restore(self.network, groups["weights"], "checkpoint")
         self.best = groups["best"]
         _restore_optimizer(self.optimizer, self.learned, groups["optimizer"])
+        self.network.guide.restore(groups.get("guide", {}), self.device)
         self.progress = Progress(**state["progress"])
         self.losses = state["losses"]
 
@@ -200,6 +206,7 @@ class _Loop:
         norm = torch.nn.utils.clip_grad_norm_(self.learned.values(), self.settings.clip or math.inf, foreach=True)
         if math.isfinite(total) and bool(torch.isfinite(norm)):
             self.optimizer.step()
+            self.network.guide.after_step(self.network, progress.step + 1, self.steps)
             self.losses.append(total)
         else:
             self.count_bad()
@@ -208,7 +215,7 @@ class _Loop:
         batch = collate([self.data.train[i] for i in part], self.data.source, self.data.spec, self.data.pad_id).to(self.device)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             out = self.network(batch)
-        loss = self.task.loss(out, batch) * weight
+        loss = (self.task.loss(out, batch) + self.network.guide.penalty(self.network)) * weight
         loss.backward()
         return float(loss.detach())
 
@@ -238,6 +245,8 @@ class _Loop:
             {"step": progress.step, "epoch": epoch, "seconds": progress.seconds, "train_loss": loss, "metrics": {self.metric: value}}
         )
         self.losses = []
+        if not self.network.guide.settled(progress.step, self.steps):
+            return
         if progress.best is None or (value > progress.best if metric.higher_is_better else value < progress.best):
             progress.best, progress.best_step, progress.waited = value, progress.step, 0
             self.keep_best()
@@ -255,17 +264,20 @@ class _Loop:
             return
         weights = {name: p.detach().cpu().contiguous() for name, p in self.learned.items()}
         groups = {"weights": weights, "best": self.best, "optimizer": _optimizer_tensors(self.optimizer, self.learned)}
+        groups["guide"] = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.guide.tensors().items()}
         self.checkpoints.save(self.progress.step, groups, {"progress": asdict(self.progress), "losses": self.losses})
         self.saved_at = time.monotonic()
 
 
-def _optimizer(learned: dict[str, torch.nn.Parameter], settings: Settings, rate: float) -> tuple[torch.optim.Optimizer, list[float]]:
-    """The optimizer and the top learning rate of each of its groups: layers and head, each with and without decay."""
+def _optimizer(
+    learned: dict[str, torch.nn.Parameter], settings: Settings, rate: float, factor: Callable[[str], float]
+) -> tuple[torch.optim.Optimizer, list[float]]:  # fmt: skip
+    """The optimizer and the top learning rate of each of its groups: layers (times what the method says) and head, with and without decay."""
     head_rate = settings.head_learning_rate or max(5 * rate, 5e-3)
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in learned.items():
         decay = settings.weight_decay if parameter.dim() > 1 else 0.0
-        groups.setdefault((head_rate if name.startswith("head.") else rate, decay), []).append(parameter)
+        groups.setdefault((head_rate if name.startswith("head.") else rate * factor(name), decay), []).append(parameter)
     given = [{"params": parameters, "lr": lr, "weight_decay": decay} for (lr, decay), parameters in groups.items()]
     made: torch.optim.Optimizer
     if settings.optimizer == "sgd":

@@ -1,0 +1,202 @@
+"""A backbone's own output layer on top of its last hidden states: how likely the tokens of a text are, and what the next one is.
+
+The output layer belongs to the backbone (often it is its embeddings once more): it is shared and frozen, and nothing of it is saved
+with a branch. What a family does around it (T5 scales, Gemma squashes, BART adds a bias) is left to the library's own model for
+text, whose stack is taken out: it is called with hidden states and gives logits.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
+
+from trunkline.errors import ModelError
+from trunkline.model.backbone import Backbone
+from trunkline.model.stacks import shared
+from trunkline.model.weights import weight_files
+from trunkline.types import IGNORE, Batch, Output
+
+_LOGITS_AT_ONCE = 1 << 24
+"""Logits are made and used in pieces of about so many numbers (64 MB), so that memory does not grow with the batch."""
+_OLD_NAMES = {"lm_head.weight": "embed_out.weight"}
+
+
+class LanguageModel:
+    """The library's model for text around a backbone's stack that was taken out: hidden states in, logits out. No module: nothing of it is a
+    branch's own. `tied`: its output layer is the input embeddings.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.kind = backbone.family.kind
+        with torch.device("meta"):
+            kind: Any = AutoModelForSeq2SeqLM if self.kind == "encoder-decoder" else AutoModelForCausalLM
+            shell = kind.from_config(copy.deepcopy(backbone.config))
+        if self.kind == "encoder-decoder":  # the library makes the decoder's cache for as many layers as the encoder has
+            shell.config.num_hidden_layers = shell.config.num_decoder_layers
+        self.tied = bool(backbone.config.get_text_config().tie_word_embeddings)
+        self._put(shell, _Given(), _Given())
+        _fill(shell, backbone, self.tied)
+        self.shell: Any = shell.eval().requires_grad_(False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LanguageModel:
+        return self.like(copy.deepcopy(self.shell, shared(self.shell)))
+
+    def like(self, shell: Any) -> LanguageModel:
+        """The same around another shell."""
+        other = object.__new__(LanguageModel)
+        other.kind, other.tied, other.shell = self.kind, self.tied, shell
+        return other
+
+    def use(self, embeddings: nn.Parameter) -> None:
+        """Where the output layer is tied to the input embeddings: tie it to these, which may be in training."""
+        if self.tied:
+            self.shell.lm_head.weight = embeddings
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden (M, D), as the last layer gives them -> (M, V)."""
+        if self.kind == "encoder-decoder":
+            given = {"encoder_outputs": BaseModelOutput(last_hidden_state=hidden[None]), "decoder_inputs_embeds": hidden[None]}
+        else:
+            given = {"inputs_embeds": hidden[None]}
+        return self.shell(**given, use_cache=False).logits[0]
+
+    def around(self, stack: nn.Module) -> Any:
+        """The library's model with a stack in it: a whole decoder, or the two halves "encoder" and "decoder" of an encoder-decoder."""
+        shell = copy.deepcopy(self.shell, shared(self.shell))
+        halves = (stack["encoder"], stack["decoder"]) if isinstance(stack, nn.ModuleDict) else (stack, stack)
+        self._put(shell, *halves)
+        return shell
+
+    def _put(self, shell: Any, encoder: nn.Module, decoder: nn.Module) -> None:
+        if self.kind == "encoder-decoder":
+            base = shell.base_model
+            base.encoder, base.decoder = encoder, decoder
+            if hasattr(base, "shared"):
+                base.shared = None
+        else:
+            setattr(shell, shell.base_model_prefix, decoder)
+
+
+class LanguageHead(nn.Module):
+    """Called with hidden (S, T, D) and the batch: the log-probability (M,) of each target that counts, and "rows" (M,), the item of each.
+
+    batch.targets: (S, T) token ids, IGNORE where no loss is wanted. For a decoder they stand where the tokens themselves stand, and
+    the state before each is what it is predicted from; of an encoder-decoder the hidden states are the decoder's, which read the
+    targets already moved by one (decoder.py). It has no weights: `Network` ties it to the backbone's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model: LanguageModel | None = None
+
+    def tie(self, backbone: Backbone) -> None:
+        self.model = LanguageModel(backbone)
+
+    def forward(self, hidden: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if self.model is None:
+            raise ValueError("a language head needs a backbone's output layer: make its network first")
+        moved = 1 if self.model.kind == "decoder" else 0
+        wanted = batch.targets[:, moved:]
+        counts = wanted != IGNORE
+        states = hidden[:, : wanted.shape[1]][counts]
+        return log_probabilities(self.model, states, wanted[counts]), {"rows": counts.nonzero()[:, 0]}
+
+
+def log_probabilities(model: LanguageModel, hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """hidden (M, D), wanted (M,) token ids -> (M,) float32: the log-probability of each, in pieces, so that (M, V) never exists."""
+    size = max(1, _LOGITS_AT_ONCE // model.shell.config.get_text_config().vocab_size)
+    trained = any(p.requires_grad for p in model.shell.parameters())
+    found = []
+    for states, ids in zip(hidden.split(size), wanted.split(size)):
+        if not torch.is_grad_enabled():
+            found.append(_log_probability(model, states, ids))
+        elif trained:
+            found.append(checkpoint(_log_probability, model, states, ids, use_reentrant=False))
+        else:
+            found.append(_Piece.apply(states, ids, model))
+    return torch.cat(found) if found else hidden.new_zeros(0)
+
+
+def likelihood(out: Output, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each of so many rows: the negative log likelihood in nats (B,) float64, and how many tokens it is of (B,)."""
+    at = out.extra["rows"]
+    nll = torch.zeros(rows, dtype=torch.float64, device=at.device).index_add_(0, at, -out.logits.double())
+    return nll, torch.bincount(at, minlength=rows)
+
+
+def _log_probability(model: LanguageModel, hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    return -functional.cross_entropy(model.logits(hidden).float(), wanted, reduction="none")
+
+
+class _Piece(torch.autograd.Function):
+    """Log-probabilities whose gradient is worked out while the logits are there, and kept instead of them: (M, D) for (M, V).
+
+    Nothing below the hidden states reads the output layer, and each log-probability depends on one row of them, so what comes from above
+    is only a factor for each row. Source: Hsu et al. 2024 (Liger kernel), section 3.2, where the loss is fused in the same way.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, wanted: torch.Tensor, model: LanguageModel) -> torch.Tensor:
+        with torch.enable_grad():
+            leaf = hidden.detach().requires_grad_()
+            found = _log_probability(model, leaf, wanted)
+            (gradient,) = torch.autograd.grad(found.sum(), leaf)
+        ctx.save_for_backward(gradient)
+        return found.detach()
+
+    @staticmethod
+    def backward(ctx: Any, above: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * above[:, None].to(gradient.dtype), None, None
+
+
+class _Given(nn.Module):
+    """Stands where a stack stood, and gives back what it is given as its last hidden states."""
+
+    def forward(self, *ids: Any, inputs_embeds: torch.Tensor, **rest: Any) -> BaseModelOutputWithPastAndCrossAttentions:
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=inputs_embeds)
+
+
+def _fill(shell: Any, backbone: Backbone, tied: bool) -> None:
+    """Put the backbone's tensors where the shell has none yet: the tied output layer, or what only the files hold.
+
+    Raises: ModelError when the files have no output layer, so that this backbone was never made to write.
+    """
+    embeddings: Any = backbone.model.get_input_embeddings()  # type: ignore[operator]
+    if tied:
+        shell.lm_head.weight = embeddings.weight
+    empty = [name for name, tensor in (*shell.named_parameters(), *shell.named_buffers()) if tensor.is_meta]
+    found = _read(backbone, empty)
+    for name in empty:
+        module, _, last = name.rpartition(".")
+        place = shell.get_submodule(module)
+        if name in found:
+            tensor = found[name].to(device=backbone.device, dtype=embeddings.weight.dtype)
+        elif isinstance(getattr(place, last), nn.Parameter):
+            raise ModelError(
+                f"{backbone.folder}: has no tensor {name!r}, so it cannot write text. Give a model with its output layer (…ForCausalLM)."
+            )
+        else:
+            tensor = torch.zeros(getattr(place, last).shape, device=backbone.device)  # a bias that older files leave out
+        setattr(place, last, nn.Parameter(tensor, requires_grad=False) if isinstance(getattr(place, last), nn.Parameter) else tensor)
+
+
+def _read(backbone: Backbone, names: list[str]) -> dict[str, torch.Tensor]:
+    """Those of the named tensors that the model's files hold."""
+    found = {}
+    for path in weight_files(backbone.folder) if names else ():
+        with safe_open(path, framework="pt") as file:
+            there = set(file.keys())
+            for name in names:
+                stored = name if name in there else _OLD_NAMES.get(name, "")
+                if stored in there:
+                    found[name] = file.get_tensor(stored)
+    return found
