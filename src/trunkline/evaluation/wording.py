@@ -128,6 +128,7 @@ CHINESE = {
     "untuned trunk": "未调优的主干",
     "untuned trunk + linear": "未调优的主干 + 线性模型",
     "validation": "验证集",
+    "words of the question": "问题词重合",
     "worse": "更差",
     "mean": "均值",
     "trained parameters": "训练的参数",
@@ -196,6 +197,7 @@ RESULTS = {
     "mean": "mean of the training rows",
     "tfidf": "TF-IDF + linear",
     "untuned": "untuned trunk + linear",
+    "overlap": "words of the question",
     "tuned": "tuned branch",
 }
 
