@@ -1,5 +1,7 @@
 """The search for a depth: what it tries, when it ends, what it takes, and that it is found again after a stop."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -71,15 +73,62 @@ def test_a_budget_that_is_used_up_ends_it_with_what_was_found(model):
 
 
 def test_what_was_found_before_a_stop_is_not_searched_again(model, tmp_path, monkeypatch):
+    stop_before_the_end(model, tmp_path / "run", monkeypatch, FAST)
+    monkeypatch.setattr(tuning, "search", lambda *args: pytest.fail("searched again"))
+    assert tl.tune(rows(), model, settings=FAST, out=tmp_path / "run").report.search["trials"]
+
+
+def stop_before_the_end(model, out, monkeypatch, settings):
+    """A run that is stopped when everything is tuned and nothing is saved."""
+
     def stopped(*args, **told):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(tuning._Job, "fit", stopped)
+        patch.setattr(tuning, "account", stopped)
         with pytest.raises(KeyboardInterrupt):
-            tl.tune(rows(), model, settings=FAST, out=tmp_path / "run")
+            tl.tune(rows(), model, settings=settings, out=out)
+
+
+LEARNS = Settings(epochs=3, batch_size=8, validation=0.3, threads=1, budget="1h", task_options="class_weights=balanced")
+"""With weights even depth 0 is trained in steps."""
+
+
+def test_the_chosen_trial_on_all_rows_is_the_run_itself(model, monkeypatch):
+    monkeypatch.setattr(tuning, "fit", lambda *args, **told: pytest.fail("trained again"))
+    branch = tl.tune(rows(), model, settings=LEARNS)
+    chosen = [trial for trial in branch.report.search["trials"] if trial["depth"] == branch.depth]
+    assert branch.report.history[0][-1]["step"] > 0
+    assert max(entry["metrics"]["accuracy"] for entry in branch.report.history[0]) in [trial["value"] for trial in chosen]
+    assert branch.report.cost["seconds"]["tune"] > 0
+
+
+def test_more_seeds_are_trained_beside_the_trial_that_is_kept(model):
+    report = tl.tune(rows(), model, settings=replace(LEARNS, seeds=2)).report
+    assert len(report.history) == 2
+
+
+def test_the_kept_trial_is_the_same_after_a_stop_bit_for_bit(model, tmp_path, monkeypatch):
+    tl.tune(rows(), model, settings=LEARNS, out=tmp_path / "clean")
+    stop_before_the_end(model, tmp_path / "run", monkeypatch, LEARNS)
     monkeypatch.setattr(tuning, "search", lambda *args: pytest.fail("searched again"))
-    assert tl.tune(rows(), model, settings=FAST, out=tmp_path / "run").report.search["trials"]
+    tl.tune(rows(), model, settings=LEARNS, out=tmp_path / "run")
+    clean, run = (tmp_path / name / "branch.safetensors" for name in ("clean", "run"))
+    assert clean.read_bytes() == run.read_bytes()
+
+
+def test_a_search_that_was_stopped_before_it_was_written_down_begins_anew(model, tmp_path, monkeypatch):
+    tl.tune(rows(), model, settings=LEARNS, out=tmp_path / "clean")
+    stop_before_the_end(model, tmp_path / "run", monkeypatch, LEARNS)
+    (tmp_path / "run.checkpoints/search.json").unlink()
+    tl.tune(rows(), model, settings=LEARNS, out=tmp_path / "run")
+    assert (tmp_path / "clean/branch.safetensors").read_bytes() == (tmp_path / "run/branch.safetensors").read_bytes()
+
+
+def test_checkpoints_of_other_settings_are_not_thrown_away(model, tmp_path, monkeypatch):
+    stop_before_the_end(model, tmp_path / "run", monkeypatch, LEARNS)
+    with pytest.raises(OptionError, match="epochs"):
+        tl.tune(rows(), model, settings=replace(LEARNS, epochs=2), out=tmp_path / "run")
 
 
 def searching(values, rates=None):
@@ -97,6 +146,68 @@ def searching(values, rates=None):
 
     made.trial = trial
     return made
+
+
+def planned(seconds, *, train=2000, validation=1000, settings=None, whole=True):
+    """A search before its first trial, on a machine that takes `seconds` for a row and a layer, with 6 layers and two minutes."""
+    made = searching({0: 1, 1: 1, 2: 1, 3: 1, ALL: 1})
+    made.settings, made.train, made.validation, made.whole = settings or Settings(), [None] * train, [None] * validation, whole
+    made.left, made.measured = lambda: 120.0, lambda states: seconds
+    made.plan(None)
+    return made
+
+
+def test_a_fast_machine_tries_the_run_itself():
+    made = planned(1e-6)
+    assert (made.whole, made.settings.epochs, len(made.train)) == (True, None, 2000)
+
+
+def test_fewer_passes_come_before_fewer_rows():
+    made = planned(9e-4)
+    assert (made.whole, made.settings.epochs, len(made.train), len(made.validation)) == (False, 6, 2000, 1000)
+
+
+def test_rows_are_taken_away_until_all_cuts_fit_into_the_budget():
+    found = [len(planned(seconds).train) for seconds in (9e-4, 2e-3, 4e-3, 8e-3)]
+    assert found == sorted(found, reverse=True)
+    assert 300 < found[1] < 2000
+    assert len(planned(1.0).train) == 300, "never fewer, however slow the machine is"
+
+
+def test_few_rows_are_all_taken_without_measuring():
+    assert planned(1.0, train=300, validation=40).whole
+
+
+def test_a_speed_is_measured_without_a_mark_on_the_model(model):
+    backbone = load_backbone(model)
+    before = backbone.id, [p.clone() for p in backbone.stack.parameters()]
+    branch = make_branch(model, make_rows())
+    items = branch.prepare(make_rows())
+    made = searching({0: 1})
+    made.settings, made.train, made.validation, made.lowest, made.backbone = FAST, items, items[:5], 2, backbone
+    made.make = lambda depth, seed: make_branch(model, make_rows(), depth=depth)
+    assert 0 < made.measured(lambda depth, some: LiveStates(backbone.trunk(depth))) < 1
+    assert all((a == b).all() for a, b in zip(before[1], backbone.stack.parameters()))
+
+
+def ended_by_the_budget(values):
+    made = searching(values)
+    left = iter([float("inf")] * (len(values) - 2) + [-1.0] * 9)
+    made.left, made.budget = lambda: next(left), 120.0
+    return made.result()
+
+
+def test_where_each_deeper_cut_was_clearly_better_the_budget_says_what_to_do():
+    found = ended_by_the_budget({0: 100, 1: 140, 2: 180, 3: 190})
+    assert found.depth == 2
+    assert "each deeper one was clearly better" in found.why
+    assert "--budget 3m, or --depth 3" in found.why
+
+
+def test_where_deeper_cuts_no_longer_gained_the_budget_only_says_that_it_ended():
+    found = ended_by_the_budget({0: 100, 1: 180, 2: 181, 3: 190})
+    assert "ended the search before depth 3" in found.why
+    assert "--budget" not in found.why
 
 
 def test_the_smallest_depth_within_one_standard_error_is_taken():

@@ -56,7 +56,7 @@ def tune(
     if job.out:
         savable(job.out)
     with job.timed("read"):
-        parts, findings = _checked(rows, job.settings)
+        parts, findings = checked(rows, job.settings)
     with job.timed("load model"):
         machine.use_threads(job.settings.threads)
         kinds = names.task(parts.train.task).TaskSpec.backbones
@@ -76,12 +76,13 @@ def tune(
                 found = job.search(backbone, items, make, about)
             depth = about["depth"] = found.depth
         with job.timed("encode"):
-            source, encoded = _states(backbone, depth, items, job.settings.states)
+            source, encoded = stored(backbone, depth, items, job.settings.states)
         with job.timed("tune"):
             fresh = partial(make, depth)
             data = Data(items["train"], items["validation"], source, fresh(0).spec, backbone.tokenizer.pad_id)
             rate = found.learning_rate if found else None
-            fitted = [job.fit(fresh, data, job.settings.seed + number, rate, about) for number in range(job.settings.seeds)]
+            fitted = [found.fitted] if found and found.fitted else []
+            fitted += [job.fit(fresh, data, job.settings.seed + number, rate, about) for number in range(len(fitted), job.settings.seeds)]
         result = account(Run(parts, findings, items, source, encoded, fitted, job.settings, method, job.seconds, _command(), found))
         if job.out:
             result.save(job.out)
@@ -89,7 +90,7 @@ def tune(
     return result
 
 
-def _checked(rows: Rows | Split, settings: Settings) -> tuple[Split, list[quality.Finding]]:
+def checked(rows: Rows | Split, settings: Settings) -> tuple[Split, list[quality.Finding]]:
     """The rows in three parts, and what was noticed in them. Raises: DataError for what cannot be trained on."""
     parts = rows
     if not isinstance(parts, Split):
@@ -117,7 +118,7 @@ def _maker(backbone: Backbone, parts: Split, method: str, settings: Settings) ->
     return make
 
 
-def _states(backbone: Backbone, depth: Depth, items: dict[str, list[Item]], dtype: str) -> tuple[Source | None, EncodeReport | None]:
+def stored(backbone: Backbone, depth: Depth, items: dict[str, list[Item]], dtype: str) -> tuple[Source | None, EncodeReport | None]:
     """The store with the states of all items, filled where it lacks some; nothing at depth "all"."""
     if depth == ALL:
         return None, None
@@ -165,19 +166,40 @@ class _Job:
     ) -> Search:  # fmt: skip
         """The search for a depth, or what it found before this run was stopped."""
         kept = self.checkpoints / "search.json" if self.checkpoints else None
-        about = {k: v for k, v in self._about(about).items() if not k.startswith("machine.")}
+        about_run, about = about, {k: v for k, v in self._about(about).items() if not k.startswith("machine.")}
         if kept and kept.is_file():
             before = storage.from_json(kept.read_bytes(), str(kept))
             if before["about"] == about:
                 return Search.from_json(before["found"])
+        elif kept:
+            storage.remove_folder(self._of_seed(kept.parent, self.settings.seed))  # of a search that was stopped before it was written down
 
         def states(depth: Depth, some: list[Item]) -> Source | None:
-            return _states(backbone, depth, {"some": some}, self.settings.states)[0]
+            return stored(backbone, depth, {"some": some}, self.settings.states)[0]
 
         found = search(backbone, items, make, states, self.settings)
+        if kept and kept.is_file():
+            found = replace(found, fitted=None)  # checkpoints of other data or settings: `fit` says so
         if kept:
+            self._keep(found, kept.parent, about_run | {"depth": found.depth})
             storage.write_file(kept, storage.to_json({"about": about, "found": found.to_json()}))
+        if found.fitted:  # the seconds of what is kept are those of tuning
+            spent = found.fitted[1].seconds
+            self.seconds["tune"], self.seconds["search"] = spent, -spent
         return found
+
+    def _keep(self, found: Search, folder: Path, about: dict[str, Any]) -> None:
+        """The run that the search kept, as a last checkpoint, so that after a stop it is gone on from bit for bit."""
+        if not found.fitted:
+            return
+        branch, progress = found.fitted
+        weights = {name: p.detach().cpu().contiguous() for name, p in branch.network.learned().items()}
+        with Checkpoints(self._of_seed(folder, self.settings.seed), self._about(about), force=self.settings.force) as kept:
+            kept.save(progress.step, {"weights": weights, "best": weights, "optimizer": {}}, {"progress": asdict(progress), "losses": []})
+
+    @staticmethod
+    def _of_seed(folder: Path, seed: int) -> Path:
+        return folder / f"seed-{seed}"
 
     def fit(
         self, make: Callable[[int], Branch], data: Data, seed: int, rate: float | None, about: dict[str, Any]
@@ -190,7 +212,7 @@ class _Job:
         with ExitStack() as stack:
             kept = None
             if self.checkpoints:
-                kept = Checkpoints(self.checkpoints / f"seed-{seed}", self._about(about), force=self.settings.force)
+                kept = Checkpoints(self._of_seed(self.checkpoints, seed), self._about(about), force=self.settings.force)
                 stack.enter_context(kept)
             bar = stack.enter_context(Bar(f"tune (seed {seed})", unit="rows"))
 
