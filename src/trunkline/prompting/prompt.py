@@ -1,0 +1,197 @@
+"""The verb `prompt`: answers without any training, measured on the same rows, by the same metrics and in the same report as a tuned branch.
+
+split -> template -> demonstrations -> (search on validation rows) -> score -> measure beside baselines -> report
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trunkline import names, storage
+from trunkline.choices import duration, one_of
+from trunkline.data.split import Split, split
+from trunkline.errors import DataError, OptionError
+from trunkline.evaluation.baselines.labels import targets
+from trunkline.evaluation.wording import language_of
+from trunkline.model.backbone import Backbone, load_backbone
+from trunkline.prompting.account import Run, account
+from trunkline.prompting.likelihood import Likelihood
+from trunkline.prompting.prompted import Prompted, Scorer
+from trunkline.prompting.prompts import with_labels
+from trunkline.prompting.scorers import ByCloze, ByLikelihood, BySimilarity
+from trunkline.prompting.search import race
+from trunkline.prompting.server import ByServer, Server
+from trunkline.prompting.settings import CALIBRATIONS, PromptSettings
+from trunkline.prompting.shots import Neighbours, Shots
+from trunkline.prompting.template import Template, default_template, read_template
+from trunkline.states.store import States
+from trunkline.train import machine
+from trunkline.train.settings import MODELS
+from trunkline.types import Rows
+
+
+def prompt(
+    rows: Rows | Split,
+    model: str | Path | None = None,
+    *,
+    template: Any = None,
+    shots: int | Sequence[int] = 0,
+    pick: str | Sequence[str] = "nearest",
+    calibrate: str | Sequence[str] = "none",
+    settings: PromptSettings | None = None,
+) -> Prompted:
+    """A model with a prompt, and its report: answers to the test rows, without any training.
+
+    One parameter more than usual: template, shots, pick and calibrate are what prompts differ by. Several values of one make a search:
+    every combination is tried on the validation rows within `settings.budget`, and the best one is measured.
+
+    rows: split here as the settings say, or already split; demonstrations come from the training rows
+    model: a name, a folder or a hub id; with `settings.server` the model's name there; none: "smollm2"
+    template: a Template or the path of one; none: made from the labels' names
+    shots: how many demonstrations; pick: "fixed", "random", "nearest" or "diverse"; calibrate: "none", "contextual" or "pmi"
+    Raises: OptionError, DataError, ModelError (see errors.py).
+    """
+    settings = settings or PromptSettings()
+    parts = _parts(rows, settings)
+    wanted = _combinations(*map(_several, (template, shots, pick, calibrate)))
+    job = _Job(settings, parts, _spec(parts))
+    with job.timed("load model"):
+        machine.use_threads(settings.threads)
+        job.open(str(model or MODELS["decoder"]))
+    candidates = [job.prompted(*one) for one in wanted]
+    with job.timed("search"):
+        chosen = job.choose(candidates) if len(candidates) > 1 else candidates[0]
+    return replace(chosen, report=account(Run(chosen, parts, settings, job.backbone, job.seconds)))
+
+
+@dataclass
+class _Job:
+    """What goes on through a call of `prompt`: the model is loaded once for all candidates."""
+
+    settings: PromptSettings
+    parts: Split
+    spec: Any
+    name: str = ""
+    backbone: Backbone | None = None
+    server: Server | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    _neighbours: Neighbours | None = None
+    _engine: Likelihood | None = None
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - started
+
+    def open(self, name: str) -> None:
+        """The model here, or the server that has it."""
+        self.name = name
+        if self.settings.server:
+            self.server = Server(self.settings.server, name, self.settings, storage.cache_folder() / "answers")
+        else:
+            self.backbone = load_backbone(name, device=machine.device(self.settings.device))
+
+    def prompted(self, template: Any, count: int, pick: str, calibrate: str) -> Prompted:
+        """The model with one prompt."""
+        told, train = self._template(template), self.parts.train
+        vectors = self._vectors() if count and pick in ("nearest", "diverse") else None
+        shots = Shots(train, count, pick, balance=self.settings.balance, seed=self.settings.seed, vectors=vectors)
+        return Prompted(self.name, self.spec, told, shots, calibrate, self._scorer(told, calibrate))
+
+    def choose(self, candidates: list[Prompted]) -> Prompted:
+        """The candidate that is best on the validation rows, in an order that the seed decides."""
+        rows = list(self.parts.validation)
+        rows = [rows[i] for i in np.random.default_rng(self.settings.seed).permutation(len(rows))]
+        runs = [(one.what, one.probabilities) for one in candidates]
+        best, trials = race(runs, rows, targets(rows, self.spec), seconds=duration("budget", self.settings.budget))
+        return replace(candidates[best], trials=trials)
+
+    def _vectors(self) -> Neighbours:
+        if self._neighbours is None:
+            near = self.settings.neighbours
+            own = self.backbone if near in (None, self.name) else None
+            self._neighbours = Neighbours(own or load_backbone(near or MODELS["encoder"]), _stored)
+        return self._neighbours
+
+    def _template(self, template: Any) -> Template:
+        some = self.parts.test[:20]
+        paired = any(row.get("text_b") for row in some)
+        language = language_of(" ".join([*self.spec.labels, *(row["text"] for row in some)]))
+        plain = default_template(self.spec.labels, paired=paired, language=language)
+        found = plain if template is None else template if isinstance(template, Template) else read_template(template)
+        if found.paired != paired:
+            has, have = ("has", "have no second text") if found.paired else ("has no", "have a second text")
+            raise OptionError(f"template {found.name!r}: its form {has} {{text_b}}, and the rows {have}. Change the form.")
+        return with_labels(found if found.labels else replace(found, labels=plain.labels), self.spec.labels)
+
+    def _scorer(self, template: Template, calibrate: str) -> Scorer:
+        if self.backbone is None:
+            return ByServer(self._asked(), template, calibrate)
+        kind, by = self.backbone.family.kind, self.settings.by
+        if by == "similarity" or (by == "auto" and kind == "encoder"):
+            return BySimilarity(self.backbone, template, calibrate, self.settings)
+        if by == "cloze":
+            return ByCloze(self.backbone, template, calibrate, self.settings)
+        self._engine = self._engine or Likelihood(self.backbone, self.settings.reuse)
+        return ByLikelihood(self._engine, template, calibrate, self.settings)
+
+    def _asked(self) -> Server:
+        if self.settings.by != "auto":
+            raise OptionError(f"by={self.settings.by!r}: a server writes its answer, and nothing is scored here. Use 'auto'.")
+        if self.server is None:
+            raise ValueError("no model is open")
+        return self.server
+
+
+def _several(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _combinations(templates: Sequence[Any], shots: Sequence[Any], picks: Sequence[Any], calibrations: Sequence[Any]) -> list[Any]:
+    """Every combination once; without demonstrations there is nothing to pick. Raises: OptionError for an unknown calibration."""
+    for name in calibrations:
+        one_of("calibrate", name, CALIBRATIONS)
+    found: list[Any] = []
+    for template, count, pick, how in itertools.product(templates, shots, picks, calibrations):
+        one = (template, count, pick if count else picks[0], how)
+        found += [one] if one not in found else []
+    return found
+
+
+def _parts(rows: Rows | Split, settings: PromptSettings) -> Split:
+    """The rows in three parts. Raises: DataError where there is nothing to measure on, OptionError for another task."""
+    task = rows.test.task if isinstance(rows, Split) else rows.task
+    if task != "classify":
+        raise OptionError(f"task={task!r}: a prompt gives one label of a list. Use classify.")
+    every = [row for part in rows.parts().values() for row in part] if isinstance(rows, Split) else list(rows)
+    if any(not isinstance(row.get("label"), str) for row in every):
+        raise DataError("a row has no label, or several, and a prompt gives one. Leave such rows out.")
+    parts = rows
+    if not isinstance(parts, Split):
+        parts = split(parts, validation=settings.validation, test=settings.test, by=settings.split, seed=settings.seed)
+    if not len(parts.test):
+        raise DataError(f"{parts.test.source}: no test rows to measure on. Give some.")
+    return parts
+
+
+def _spec(parts: Split) -> Any:
+    """What the task knows: the labels of all parts, since a prompt learns nothing from the rows of any."""
+    labels = tuple(sorted({row["label"] for part in parts.parts().values() for row in part}))
+    if len(labels) < 2:
+        raise DataError(f"{parts.test.source}: the rows have {len(labels)} label(s). A prompt chooses among two or more.")
+    return replace(names.task("classify").TaskSpec(), labels=labels)
+
+
+def _stored(trunk_id: str, width: int) -> States:
+    """The store that `tune` fills: what it holds already costs no pass."""
+    folder = storage.cache_folder() / "states" / f"{trunk_id[:24]}-float16"
+    return States.open(folder, trunk_id=trunk_id, width=width, dtype="float16")
