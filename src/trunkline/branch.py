@@ -86,7 +86,8 @@ class Branch:
     def predict(self, texts: str | Sequence[str | tuple[str, str] | Row] | Rows) -> list[Answer]:
         """One answer for each text, pair of texts, or row, in their order."""
         given = [texts] if isinstance(texts, str) else list(texts)
-        return self.answers(self.prepare([_row(text, index) for index, text in enumerate(given)]))
+        items = self.prepare([_row(text, index) for index, text in enumerate(given)])
+        return self.answers([replace(item, target=None) for item in items])  # of a plain text the target is the text
 
     def answers(self, items: Sequence[Item], source: Source | None = None) -> list[Answer]:
         """One answer for each item, in their order, from stored states or else through the live trunk."""
@@ -101,7 +102,9 @@ class Branch:
         return replace(self, network=names.method(self.method).merge(self.network))
 
     @classmethod
-    def from_adapter(cls, backbone: Backbone, spec: Spec, folder: str | Path, depth: Depth | None = None, states: str = "float16") -> Branch:
+    def from_adapter(
+        cls, backbone: Backbone, spec: Spec, folder: str | Path, depth: Depth | None = None, states: str = "float16"
+    ) -> Branch:
         """An untrained branch that begins with a PEFT LoRA adapter of the whole model; without a depth the smallest that holds it.
 
         Raises: ArtefactError when the adapter cannot be read, OptionError that names one of its layers that is below the cut.

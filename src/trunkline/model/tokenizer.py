@@ -69,8 +69,7 @@ class Tokenizer:
 
     def pieces(self, text: str) -> np.ndarray:
         """The ids (T,) int32 of a text alone, as long as it is: without the special tokens that stand before and behind it."""
-        self._fast.no_truncation()
-        return np.asarray(self._fast.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+        return np.asarray(self.written(text), dtype=np.int32)
 
     @functools.cached_property
     def controlled(self) -> Any:

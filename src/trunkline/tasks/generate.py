@@ -6,6 +6,7 @@ plain texts that are learned whole (causal language modelling).
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -14,32 +15,37 @@ import torch
 from torch import nn
 
 from trunkline.errors import DataError
+from trunkline.model.chat import render
 from trunkline.model.generation import WritingSpec
 from trunkline.model.language import LanguageHead, likelihood
 from trunkline.types import IGNORE, Answer, Batch, Item, Output, Row, Rows, Tokens
 
 METRICS = ("perplexity", "bits_per_token", "rouge_l", "exact_match_text")
+_FORMS = {"chat": "are messages with an answer", "prompt": "are a text with an answer", "plain": "have no answer"}
 _CHARACTERS = 20
 """A token has fewer than so many: what lies further from where a text is cut need not be looked at."""
 
 
 @dataclass(frozen=True)
 class TaskSpec(WritingSpec):
-    """max_tokens: of prompt and answer together. A prompt that is too long loses its beginning, an answer its end."""
+    """max_tokens: of prompt and answer together. A prompt that is too long loses its beginning, an answer its end.
+
+    form: what the training rows are. "chat": messages and an answer, through the model's chat template; "prompt": a text and an answer that
+    follows on it as it stands; "plain": texts.
+    """
 
     backbones: ClassVar[tuple[str, ...]] = ("decoder",)
     task: str = "generate"
     max_tokens: int = 512
-    plain: bool = field(default=False, metadata={"learned": True})
+    form: str = field(default="prompt", metadata={"learned": True})
 
     def learned_from(self, rows: Rows) -> dict[str, Any]:
-        """Whether the rows are plain texts. Raises: DataError where some have an answer and some have none."""
-        answered = sum(row.get("label") is not None for row in rows)
-        if 0 < answered < len(rows):
-            raise DataError(
-                f"{rows.source}: {answered:,} of {len(rows):,} training rows have an answer. Give all of them one, or none (plain texts)."
-            )
-        return {"plain": not answered}
+        """The form of the rows. Raises: DataError where they are not all of one."""
+        forms = Counter("plain" if row.get("label") is None else "chat" if "messages" in row else "prompt" for row in rows)
+        if len(forms) > 1:
+            told = ", ".join(f"{count:,} {_FORMS[form]}" for form, count in forms.items())
+            raise DataError(f"{rows.source}: of {len(rows):,} training rows {told}. Give rows of one form.")
+        return {"form": next(iter(forms), "prompt")}
 
 
 def prepare(row: Row, tokenizer: Any, spec: TaskSpec) -> Item:
@@ -48,14 +54,13 @@ def prepare(row: Row, tokenizer: Any, spec: TaskSpec) -> Item:
     about: the ids of the prompt alone, as it is when an answer is asked for: half of max_tokens at the least is then left for the answer.
     gold: the answer, for what is written to be compared with. A row without an answer is the prompt alone, without a target.
     """
+    asked, asked_cut = _end_of(_asked(row, tokenizer, spec), spec.max_tokens - min(spec.max_new_tokens, spec.max_tokens // 2), tokenizer)
     if row.get("label") is None:
-        return _plain(row, tokenizer, spec) if spec.plain else _prompt(row, tokenizer, spec)
-    prompt, answer = _ids(row, tokenizer, spec), tokenizer.pieces(row["label"][: spec.max_tokens * _CHARACTERS])
-    answer = np.append(answer, [tokenizer.end_id]).astype(np.int32) if tokenizer.end_id is not None else answer
+        return _plain(row, tokenizer, spec, asked) if spec.form == "plain" else Item((Tokens(asked),), None, asked_cut, asked)
+    prompt, answer = _said(row, tokenizer, spec)
     kept = answer[: spec.max_tokens - len(tokenizer.start_ids) - 1]
     shown, was_cut = _end_of(prompt, spec.max_tokens - len(kept), tokenizer)
     target = np.concatenate([np.full(len(shown), IGNORE), kept]).astype(np.int64)
-    asked, _ = _end_of(prompt, _room(spec), tokenizer)
     return Item((Tokens(np.concatenate([shown, kept])),), target, was_cut or len(kept) < len(answer), asked, [row["label"]])
 
 
@@ -77,24 +82,38 @@ def decode(out: Output, batch: Batch, spec: TaskSpec) -> list[Answer]:
     return [Answer(None, np.array(pair)) for pair in zip(nll.tolist(), tokens.tolist())]
 
 
-def _prompt(row: Row, tokenizer: Any, spec: TaskSpec) -> Item:
-    asked, was_cut = _end_of(_ids(row, tokenizer, spec), _room(spec), tokenizer)
-    return Item((Tokens(asked),), None, was_cut, asked)
-
-
-def _plain(row: Row, tokenizer: Any, spec: TaskSpec) -> Item:
+def _plain(row: Row, tokenizer: Any, spec: TaskSpec, asked: np.ndarray) -> Item:
     """A text that is learned whole, but for its first token, which nothing stands before."""
-    text = _ids(row, tokenizer, spec)
-    end = () if tokenizer.end_id is None else (tokenizer.end_id,)
-    ids = np.append(text, end).astype(np.int32)[: spec.max_tokens]
-    asked, _ = _end_of(text, _room(spec), tokenizer)
-    return Item((Tokens(ids),), ids.astype(np.int64), len(text) + len(end) > spec.max_tokens, asked)
+    text = row["text"][: spec.max_tokens * _CHARACTERS]
+    ids = np.array([*tokenizer.start_ids, *tokenizer.pieces(text), *_end(tokenizer)], dtype=np.int32)
+    kept = ids[: spec.max_tokens]
+    return Item((Tokens(kept),), kept.astype(np.int64), len(kept) < len(ids) or text != row["text"], asked)
 
 
-def _ids(row: Row, tokenizer: Any, spec: TaskSpec) -> np.ndarray:
-    """The ids of a whole prompt, with what stands before every text of this model."""
-    text = row["text"][-spec.max_tokens * _CHARACTERS :] if not spec.plain else row["text"][: spec.max_tokens * _CHARACTERS]
-    return np.concatenate([np.array(tokenizer.start_ids, dtype=np.int32), tokenizer.pieces(text)])
+def _asked(row: Row, tokenizer: Any, spec: TaskSpec) -> np.ndarray:
+    """The ids of a whole prompt, ready to be gone on from."""
+    if spec.form == "chat":
+        return render(tokenizer, _messages(row), add_answer_prompt=True).ids
+    return np.array([*tokenizer.start_ids, *tokenizer.pieces(row["text"][-spec.max_tokens * _CHARACTERS :])], dtype=np.int32)
+
+
+def _said(row: Row, tokenizer: Any, spec: TaskSpec) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of a prompt, and of the answer with its end."""
+    answer = row["label"][: spec.max_tokens * _CHARACTERS]
+    if spec.form != "chat":
+        return _asked(row, tokenizer, spec), np.array([*tokenizer.pieces(answer), *_end(tokenizer)], dtype=np.int32)
+    messages = [*_messages(row), {"role": "assistant", "content": answer}]
+    rendered = render(tokenizer, messages, add_answer_prompt=False)
+    (at,) = (span for span in rendered.spans if span.message == len(messages) - 1)
+    return rendered.ids[: at.start], rendered.ids[at.start : at.end]
+
+
+def _messages(row: Row) -> list[dict[str, str]]:
+    return list(row.get("messages") or [{"role": "user", "content": row["text"]}])
+
+
+def _end(tokenizer: Any) -> tuple[int, ...]:
+    return () if tokenizer.end_id is None else (tokenizer.end_id,)
 
 
 def _end_of(prompt: np.ndarray, count: int, tokenizer: Any) -> tuple[np.ndarray, bool]:
@@ -103,7 +122,3 @@ def _end_of(prompt: np.ndarray, count: int, tokenizer: Any) -> tuple[np.ndarray,
     if len(prompt) <= count:
         return prompt, False
     return np.concatenate([prompt[:start], prompt[len(prompt) - count + start :]]), True
-
-
-def _room(spec: TaskSpec) -> int:
-    return spec.max_tokens - min(spec.max_new_tokens, spec.max_tokens // 2)
