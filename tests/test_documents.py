@@ -196,7 +196,7 @@ def test_architecture_names_every_file() -> None:
     assert set(told) == there
 
 
-@pytest.mark.parametrize("example", ["classify", "regress"])
+@pytest.mark.parametrize("example", ["classify", "regress", "span", "rank", "recommend"])
 def test_examples_run(example: str, cache: Path, tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     source = read(f"examples/{example}.py")

@@ -82,6 +82,15 @@ CHINESE = {
     "RMSE": "均方根误差（RMSE）",
     "ROC AUC": "ROC 曲线下面积（AUC）",
     "Recall": "召回率",
+    "Recall at 1": "召回率@1",
+    "Recall at 10": "召回率@10",
+    "Recall at 100": "召回率@100",
+    "MRR": "平均倒数排名（MRR）",
+    "nDCG at 10": "nDCG@10",
+    "MAP": "平均精确率均值（MAP）",
+    "words alone (BM25)": "仅用词语（BM25）",
+    "most popular items": "最热门的物品",
+    "matrix factorisation (ALS)": "矩阵分解（ALS）",
     "Reliability": "可靠性",
     "Residuals": "残差",
     "Rows": "行数",
@@ -199,6 +208,9 @@ RESULTS = {
     "untuned": "untuned trunk + linear",
     "overlap": "words of the question",
     "tuned": "tuned branch",
+    "bm25": "words alone (BM25)",
+    "popularity": "most popular items",
+    "als": "matrix factorisation (ALS)",
 }
 
 
