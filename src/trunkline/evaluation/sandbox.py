@@ -1,0 +1,249 @@
+"""Programs that a model wrote, run against their tests in a locked-down process, and pass@k.
+
+`run` starts jail.py in a session, a folder and an environment of its own, without site packages; what holds there is said in
+`Outcome.guards`: "rlimits" and "audit hook" everywhere, on Linux where it is allowed also "namespaces" (no network), "landlock" (reads only
+Python and libraries, writes only its folder, starts no other program) and "seccomp" (no sockets, no processes). Without any of
+these three the network is shut by the audit hook alone, which a program that sets out to can get around: `Outcome.is_contained` is then
+False, and generated code should be run on a machine that holds nothing. Nor can it be told from a pass when a program hunts
+down the test within its own interpreter. Source: Chen et al. 2021, sections 2.1 and 2.2, for the tests, the stops and pass@k.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trunkline.data.formats import Form, open_table
+from trunkline.errors import DataError, OptionError
+from trunkline.types import Problem
+
+_JAIL = Path(__file__).with_name("jail.py")
+_STOPS = re.compile(r"\n(?=class |def |#|if |print|@|```)")
+_SHOWN = 2_000  # characters of what a program printed
+_MAX_PROGRAM = 1 << 20  # characters
+_POLL = 0.02  # seconds
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program may use. seconds: of the clock, and (rounded up) of the processor; file: of one file, folder: of all it leaves."""
+
+    seconds: float = 10.0
+    memory_mb: int = 512
+    file_mb: int = 1
+    folder_mb: int = 16
+
+    def __post_init__(self) -> None:
+        if not (0 < self.seconds <= 3600 and self.memory_mb >= 64 and 0 < self.file_mb <= self.folder_mb):
+            raise OptionError(f"{self}: use seconds up to 3600, memory_mb of 64 or more, and file_mb no larger than folder_mb.")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: "passed", "failed" (an exception, or an end before the tests'), "timeout", or "error" (it could not be run).
+
+    reason: the exception, or what stopped it; output: the beginning of what it printed; guards: what held it
+    """
+
+    status: str
+    reason: str
+    output: str
+    seconds: float
+    guards: tuple[str, ...]
+
+    @property
+    def is_contained(self) -> bool:
+        """Whether the kernel keeps it from the network, and not only the interpreter."""
+        return "namespaces" in self.guards or "seccomp" in self.guards
+
+
+@dataclass(frozen=True)
+class CodeProblem:
+    """A function to write: `prompt` up to its body, `test` with a function `check(candidate)`, the name of the function, a right body."""
+
+    id: str
+    prompt: str
+    test: str
+    entry_point: str
+    solution: str = ""
+
+    def program(self, completion: str) -> str:
+        """The prompt gone on with, and its tests."""
+        return f"{self.prompt}{completion}\n\n{self.test}\n\ncheck({self.entry_point})\n"
+
+
+def run(program: str, limits: Limits = Limits()) -> Outcome:
+    """Run a program to its end: passed where no exception leaves it. See the top of this file for what holds it.
+
+    >>> run("assert sorted([2, 1]) == [1, 2]").status, run("assert 1 == 2").reason
+    ('passed', 'AssertionError')
+    """
+    if len(program) > _MAX_PROGRAM:
+        return Outcome("error", f"the program has {len(program):,} characters; at most {_MAX_PROGRAM:,} are run", "", 0.0, ())
+    nonce = secrets.token_hex(16)
+    job = {"program": program, "nonce": nonce, "cpu_seconds": math.ceil(limits.seconds)}
+    job |= {"memory_bytes": limits.memory_mb << 20, "file_bytes": limits.file_mb << 20}
+    with tempfile.TemporaryDirectory(prefix="trunkline-") as folder, tempfile.TemporaryFile() as printed:
+        read, write = os.pipe()
+        try:
+            started = time.monotonic()
+            process = _start(job, folder, printed, write)
+            os.close(write)
+            stopped = _wait(process, limits, Path(folder))
+            seconds = time.monotonic() - started
+            answer = _drain(read)
+        finally:
+            os.close(read)
+        printed.seek(0)
+        output = printed.read(4 * _SHOWN).decode("utf-8", "replace")[:_SHOWN]
+    return _outcome(process.returncode, stopped, answer, nonce, output, seconds)
+
+
+def check(problem: CodeProblem, completion: str, limits: Limits = Limits()) -> Outcome:
+    """Run a completion of a problem against its tests."""
+    return run(problem.program(completion), limits)
+
+
+def read_problems(path: str | os.PathLike[str]) -> list[CodeProblem]:
+    """The problems of a file in the form of HumanEval: task_id, prompt, test, entry_point, canonical_solution; one JSON object a line.
+
+    Raises: DataError for a file or a row that cannot be read, all such rows together (up to ten).
+    """
+    found, bad = [], []
+    for record in open_table(path, Form()).records:
+        if isinstance(record, Problem):
+            bad.append(str(record))
+            continue
+        line, row = record
+        lacking = [name for name in ("task_id", "prompt", "test", "entry_point") if not isinstance(row.get(name), str)]
+        if lacking or not str(row["entry_point"]).isidentifier():
+            bad.append(f"{path}:{line}: {', '.join(lacking) or 'entry_point'} " + ("is missing" if lacking else "is no name of a function"))
+        else:
+            found.append(CodeProblem(row["task_id"], row["prompt"], row["test"], row["entry_point"], row.get("canonical_solution") or ""))
+    if bad or not found:
+        raise DataError("\n".join(bad[:10]) or f"{path}: there is no problem in it. Write one JSON object a line, as HumanEval does.")
+    return found
+
+
+def first_function(completion: str) -> str:
+    """A completion up to where it goes on to something else: a new function, class, comment or statement at the left margin.
+
+    >>> first_function("    return a\\n\\n\\ndef other():\\n    pass")
+    '    return a\\n\\n'
+    """
+    return _STOPS.split(completion, maxsplit=1)[0]
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """The chance that of k out of n samples, c of them right, one at the least is right: 1 - C(n - c, k) / C(n, k), without large numbers.
+
+    Raises: OptionError unless 0 <= c <= n and 1 <= k <= n. Source: Chen et al. 2021, equation 1 and figure 3.
+
+    >>> pass_at_k(10, 3, 1)
+    0.3
+    """
+    if not (0 <= c <= n and 1 <= k <= n):
+        raise OptionError(f"n={n}, c={c}, k={k}: use c of 0 to n samples that are right, and k of 1 to n that are drawn.")
+    if n - c < k:
+        return 1.0
+    if k == 1:
+        return c / n
+    return float(-np.expm1(np.log1p(-k / np.arange(n - c + 1, n + 1)).sum()))
+
+
+def mean_pass_at_k(counts: Sequence[tuple[int, int]], k: int) -> float:
+    """The mean over problems, each given as (samples, right ones). Raises: OptionError as `pass_at_k`, or for no problem."""
+    if not counts:
+        raise OptionError("counts=[]: give (samples, right ones) of at least one problem.")
+    return float(np.mean([pass_at_k(n, c, k) for n, c in counts]))
+
+
+def _start(job: dict[str, Any], folder: str, printed: Any, write: int) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-B", str(_JAIL), str(write)],
+        stdin=subprocess.PIPE,
+        stdout=printed,
+        stderr=subprocess.STDOUT,
+        cwd=folder,
+        env={},
+        pass_fds=(write,),
+        start_new_session=True,
+    )
+    given: Any = process.stdin
+    with suppress(BrokenPipeError), given:
+        given.write(json.dumps(job).encode())
+    return process
+
+
+def _wait(process: subprocess.Popen[bytes], limits: Limits, folder: Path) -> str | None:
+    """Until it ends or has to be stopped; then all of its session is killed. What stopped it, or None."""
+    end = time.monotonic() + limits.seconds
+    stopped = None
+    try:
+        while stopped is None and process.poll() is None:
+            time.sleep(_POLL)
+            if time.monotonic() > end:
+                stopped = f"did not end within {limits.seconds:g} seconds"
+            elif _size(folder) > limits.folder_mb << 20:
+                stopped = f"wrote more than {limits.folder_mb} MB"
+    finally:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return stopped
+
+
+def _size(folder: Path) -> int:
+    return sum(size for size in _sizes(str(folder)))
+
+
+def _sizes(folder: str) -> Iterator[int]:
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _sizes(entry.path)
+                else:
+                    yield entry.stat(follow_symlinks=False).st_blocks * 512
+
+
+def _drain(read: int) -> str:
+    """What is in the pipe; a process that still holds its other end is not waited for."""
+    os.set_blocking(read, False)
+    pieces = []
+    with suppress(BlockingIOError):
+        while piece := os.read(read, 1 << 16):
+            pieces.append(piece)
+    return b"".join(pieces).decode("utf-8", "replace")
+
+
+def _outcome(code: int, stopped: str | None, answer: str, nonce: str, output: str, seconds: float) -> Outcome:
+    lines = answer.splitlines()
+    if not lines:
+        return Outcome("error", f"the sandbox did not start: {output.strip()[-500:] or f'exit code {code}'}", "", seconds, ())
+    guards = tuple(json.loads(lines[0]))
+    told = [line.removeprefix(nonce) for line in lines[1:] if line.startswith(nonce)]
+    if stopped is not None:
+        return Outcome("timeout" if "seconds" in stopped else "failed", stopped, output, seconds, guards)
+    if code in (-signal.SIGXCPU, -signal.SIGKILL):
+        return Outcome("timeout", "used up its processor time", output, seconds, guards)
+    if not told:
+        why = f"was stopped by {signal.Signals(-code).name}" if code < 0 else "ended before its tests did"
+        return Outcome("failed", why, output, seconds, guards)
+    passed, reason = json.loads(told[0])
+    return Outcome("passed" if passed else "failed", reason, output, seconds, guards)
