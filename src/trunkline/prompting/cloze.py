@@ -32,9 +32,6 @@ class Cloze:
                 f"{backbone.folder}: has no output layer for gaps (or no mask token), as models have none that were trained to compare "
                 "texts. Use by='similarity', or a model that was published with it (…ForMaskedLM)."
             )
-        mask = self.tokenizer.encodings("a", max_tokens=64)[0]
-        ends = [one for one, special in zip(mask.ids, mask.special_tokens_mask) if special]
-        self.ends = np.array(ends[len(self.tokenizer.start_ids) :], dtype=np.int32)
 
     def words(self, template: Template) -> list[int]:
         """The id of each label's word. Raises: OptionError for words of several tokens: one gap holds one."""
@@ -48,14 +45,10 @@ class Cloze:
             found.append(int(ids[0]))
         return found
 
-    def behind(self, template: Template) -> int:
-        """Tokens that stand behind a prompt: the gap, the rest of the form, the end."""
-        return 1 + len(self._rest(template)) + len(self.ends)
-
-    def gapped(self, ids: np.ndarray, template: Template) -> tuple[np.ndarray, int]:
-        """A prompt with the gap and what follows, and the place of the gap."""
-        ids = ids[: len(ids) - self._ended(ids)]
-        return np.concatenate([ids, [self.gap], self._rest(template), self.ends]).astype(np.int32), len(ids)
+    def behind(self, template: Template) -> np.ndarray:
+        """The ids that stand behind a prompt: the gap, and the rest of the form."""
+        rest = self.tokenizer.pieces(template.form[template.form.index("{label}") + len("{label}") :])
+        return np.concatenate([[self.gap], rest]).astype(np.int32)
 
     @torch.no_grad()
     def __call__(self, given: Sequence[tuple[np.ndarray, int]], words: Sequence[int]) -> np.ndarray:
@@ -65,13 +58,6 @@ class Cloze:
         logits = self.shell(input_ids=ids.to(device), attention_mask=mask.long().to(device)).logits
         at = logits[torch.arange(len(given)), torch.tensor([place for _, place in given])].float().log_softmax(-1)
         return at[:, list(words)].double().cpu().numpy()
-
-    def _rest(self, template: Template) -> np.ndarray:
-        return self.tokenizer.pieces(template.form[template.form.index("{label}") + len("{label}") :])
-
-    def _ended(self, ids: np.ndarray) -> int:
-        size = len(self.ends)
-        return size if size and np.array_equal(ids[-size:], self.ends) else 0
 
 
 def _shell(backbone: Backbone) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -39,10 +40,14 @@ class Writing:
 
     def ids(self, text: str) -> np.ndarray:
         """(T,) int32 of a prompt, with what the model has at its beginning, and at its end where an encoder reads it."""
-        end = [self.tokenizer.end_id] if self.ended and self.tokenizer.end_id is not None else []
-        return np.concatenate(
-            [np.array(self.tokenizer.start_ids, dtype=np.int32), self.tokenizer.pieces(text), np.array(end, dtype=np.int32)]
-        )
+        return np.concatenate([np.array(self.tokenizer.start_ids, dtype=np.int32), self.tokenizer.pieces(text), self.ends])
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """What stands behind a whole text: nothing, where a decoder goes on from it."""
+        encoding = self.tokenizer.encodings("a", max_tokens=64)[0]
+        special = [one for one, added in zip(encoding.ids, encoding.special_tokens_mask) if added]
+        return np.array(special[len(self.tokenizer.start_ids) :] if self.ended else [], dtype=np.int32)
 
     def label_ids(self, template: Template) -> list[np.ndarray]:
         """The ids of each label's words as they stand behind the prompt; as a text of their own where a decoder writes them behind an encoder.
@@ -50,8 +55,7 @@ class Writing:
         Raises: OptionError where a tokenizer joins the words of a label with what stands before them.
         """
         if self.ended:
-            end = np.array([self.tokenizer.end_id] if self.tokenizer.end_id is not None else [], dtype=np.int32)
-            return [np.concatenate([self.tokenizer.pieces(word), end]) for word in template.labels.values()]
+            return [np.concatenate([self.tokenizer.pieces(word), self.ends]) for word in template.labels.values()]
         before = self.tokenizer.pieces(template.lead)
         found = []
         for label, word in template.labels.items():

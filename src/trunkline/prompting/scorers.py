@@ -120,7 +120,7 @@ class ByCloze:
         self.calibrate, self.tokens, self.template = calibrate, 0, template
         self.model = Cloze(backbone)
         self.writing = Writing(backbone.tokenizer, min(settings.max_tokens, backbone.max_tokens), True)
-        self.words = self.model.words(template)
+        self.words, self._behind = self.model.words(template), self.model.behind(template)
         self._made: list[Prompt] = []
 
     @property
@@ -131,21 +131,26 @@ class ByCloze:
 
     def probabilities(self, rows: Sequence[Row], shots: Sequence[Sequence[int]], pool: Sequence[Row]) -> np.ndarray:
         """(N, K), each row summing to 1."""
-        made = prompts(self.writing, rows, shots, pool, self.template, self.model.behind(self.template))
+        made = prompts(self.writing, rows, shots, pool, self.template, len(self._behind))
         self._made += made
         scores = self._scores(made)
         if self.calibrate == "none":
             return plain(scores)
         sets = list(dict.fromkeys(one.shots for one in made))
-        room = self.writing.room - self.model.behind(self.template)
+        room = self.writing.room - len(self._behind)
         free = [self.writing.prompt(blank(rows[0], text), kept, pool, self.template, room) for kept in sets for text in CONTENT_FREE]
         expected = self._scores(free).reshape(len(sets), len(CONTENT_FREE), -1)
         return contextual(scores, expected[[sets.index(one.shots) for one in made]])
 
     def _scores(self, made: Sequence[Prompt]) -> np.ndarray:
-        given = [self.model.gapped(one.ids, self.template) for one in made]
+        given = [self._gapped(one.ids) for one in made]
         found: Any = np.empty((len(given), len(self.words)))
         for batch in by_length([len(ids) for ids, _ in given]):
             found[batch] = self.model([given[i] for i in batch], self.words)
             self.tokens += sum(len(given[i][0]) for i in batch)
         return found
+
+    def _gapped(self, ids: np.ndarray) -> tuple[np.ndarray, int]:
+        """A prompt with the gap and what follows before its end, and the place of the gap."""
+        place = len(ids) - len(self.writing.ends)
+        return np.concatenate([ids[:place], self._behind, ids[place:]]), place
