@@ -77,5 +77,7 @@ def test_further_passages_are_dealt_out_and_none_comes_twice():
     rows = Rows(tuple({"text": f"q{n}", "text_b": f"p{n}", "negatives": ["n"]} for n in range(3)), "rank")
     made = among(rows, ["p1", "a", "n", "b", "a", "c", "d"])
     assert [row.get("others") for row in made] == [["a", "d"], ["b"], ["c"]]
+    again = among(made, ["a", "e", "f"])
+    assert [row.get("others") for row in again] == [["a", "d", "e"], ["b", "f"], ["c"]]
     assert among(Rows((), "rank"), ["a"]) == Rows((), "rank")
     assert "4 further passages" in made.notes[-1]

@@ -69,9 +69,12 @@ def among(rows: Rows, passages: Sequence[str]) -> Rows:
     """
     if not rows:
         return rows
-    there = {text for row in rows for text in (row.get("text_b"), *row.get("negatives", ()), *row.get("history", ()))}
+    lists = ("negatives", "history", "others")
+    there = {text for row in rows for text in (row.get("text_b"), *(text for name in lists for text in row.get(name, ())))}
     new = [text for text in dict.fromkeys(passages) if text not in there]
-    dealt = [{**row, "others": new[at :: len(rows)]} if new[at :: len(rows)] else row for at, row in enumerate(rows)]
+    dealt = [
+        {**row, "others": [*row.get("others", ()), *new[at :: len(rows)]]} if new[at :: len(rows)] else row for at, row in enumerate(rows)
+    ]
     return replace(rows, rows=tuple(dealt), notes=(*rows.notes, f"Measured among {len(new):,} further passages."))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from trunkline import names
 from trunkline.errors import DataError
 from trunkline.evaluation.interval import bootstrap
-from trunkline.evaluation.measure import drawn, samples, tables, truth_and_scores, written
+from trunkline.evaluation.measure import drawn, remarks, samples, tables, truth_and_scores, written
 from trunkline.evaluation.metrics import suited
 from trunkline.evaluation.report import Report
 from trunkline.types import Rows
@@ -36,10 +36,11 @@ def evaluate(branch: Branch, rows: Rows) -> Report:
         found |= bootstrap(of_texts, references, texts)
         shown["samples"] = samples([rows[i] for i in at], references, texts)
     seconds = time.perf_counter() - started
+    notes = [*rows.notes, *remarks(branch.spec, items)]
     return Report(
         task=branch.task,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        data={"source": rows.source, "rows": {"test": len(rows)}, "fingerprint": rows.fingerprint, "notes": rows.notes},
+        data={"source": rows.source, "rows": {"test": len(rows)}, "fingerprint": rows.fingerprint, "notes": notes},
         model={"name": branch.backbone.name, "id": branch.backbone.id, "depth": branch.depth, "method": branch.method},
         results=[{"name": "tuned", "metrics": found, "seconds": seconds}],
         **shown,

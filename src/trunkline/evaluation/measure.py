@@ -57,6 +57,11 @@ def samples(
     return [{"text": row["text"], "label": right[0], "before": was, "predicted": said} for row, right, was, said in shown]
 
 
+def remarks(spec: Any, items: Sequence[Item]) -> list[str]:
+    """What must be known to read the figures of these items, where the kind has something to say (among how many a ranking is)."""
+    return list(KINDS[spec.kind].notes(items)) if hasattr(KINDS.get(spec.kind), "notes") else []
+
+
 def tables(spec: Any, rows: Sequence[Row], truth: Any, scores: Any) -> dict[str, Any]:
     """The fields of a Report that show right and wrong answers: per_class, confusion, scatter, calibration, errors."""
     if spec.kind in KINDS:

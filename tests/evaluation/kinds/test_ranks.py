@@ -142,6 +142,11 @@ def test_first_answers_and_what_they_cover():
     assert ranks.coverage(what, found) == 2 / 4
 
 
+def test_the_report_says_among_how_many():
+    items = [item("q", ("a", "b"), ("a",)), item("r", ("b",), ())]
+    assert ranks.notes(items) == ["each row's right answers were looked for among 2 candidates; 1 rows without a right one do not count"]
+
+
 def test_a_candidate_without_a_vector_is_named():
     abouts = [about("q", ("a",), ("a",))]
     with pytest.raises(OptionError, match="'c'"):

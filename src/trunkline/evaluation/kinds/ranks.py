@@ -47,6 +47,14 @@ def collect(items: Sequence[Item], answers: Sequence[Answer]) -> tuple[np.ndarra
     return truth_of(what), ranked(what, by_vectors(what, abouts, answers))
 
 
+def notes(items: Sequence[Item]) -> list[str]:
+    """Among how many candidates the rows were ranked, without which a rank means nothing."""
+    what = sought([item.about for item in items])
+    silent = int((truth_of(what) == 0).sum())
+    left = f"; {silent:,} rows without a right one do not count" if silent else ""
+    return [f"each row's right answers were looked for among {len(what.candidates):,} candidates{left}"]
+
+
 def sought(abouts: Sequence[Mapping[str, Any]], more: Iterable[str] = ()) -> Sought:
     """What rows with these `about` look for, among all their passages and `more`."""
     every = [passage for about in abouts for passage in about["passages"]]
