@@ -146,6 +146,23 @@ def test_greedy_texts_are_the_whole_models_at_every_depth(model_type, told, fold
         assert Network(backbone, depth, LanguageHead()).eval()(batch).generate() == wanted, depth
 
 
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "t5"])
+def test_texts_by_beams_are_the_whole_models(model_type, folder):
+    path = folder(model_type)
+    backbone, model = seen(path), oracle(path)
+    made = items(backbone, targets=False)
+    batch = batch_of(backbone, 1, made, WritingSpec(max_new_tokens=8, beams=4))
+    settings = GenerationConfig(max_new_tokens=8, num_beams=4, eos_token_id=3, pad_token_id=0, decoder_start_token_id=0)
+    wanted = []
+    for item in made:
+        ids = torch.from_numpy(item.tokens[0].ids.astype(np.int64))[None]
+        new = model.generate(ids, generation_config=settings, attention_mask=torch.ones_like(ids))[0].tolist()
+        wanted.append(backbone.tokenizer.text(new[1 if model.config.is_encoder_decoder else ids.shape[1] :]))
+    network = Network(backbone, 1, LanguageHead()).eval()
+    assert network.write(batch) == wanted
+    assert network.write(batch_of(backbone, 1, made)) != wanted, "beams find other texts"
+
+
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "t5"])
 def test_pieces_change_neither_values_nor_gradients(model_type, folder, monkeypatch):
     backbone = seen(folder(model_type))

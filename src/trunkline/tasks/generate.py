@@ -105,7 +105,9 @@ def _said(row: Row, tokenizer: Any, spec: TaskSpec) -> tuple[np.ndarray, np.ndar
     messages = [*_messages(row), {"role": "assistant", "content": answer}]
     rendered = render(tokenizer, messages, add_answer_prompt=False)
     (at,) = (span for span in rendered.spans if span.message == len(messages) - 1)
-    return rendered.ids[: at.start], rendered.ids[at.start : at.end]
+    said = rendered.ids[at.start : at.end]
+    ended = len(said) and said[-1] in tokenizer.never_written
+    return rendered.ids[: at.start], said if ended else np.append(said, _end(tokenizer)).astype(np.int32)
 
 
 def _messages(row: Row) -> list[dict[str, str]]:
