@@ -351,3 +351,28 @@ def test_version_and_no_command(type_in) -> None:
     assert type_in("--version").out.startswith("trunkline")
     assert type_in().code == 2
     assert type_in("--help").code == 0
+
+
+def test_prepare_shows_what_was_understood_and_the_next_command(type_in, data, tiny_folder) -> None:
+    said = type_in("prepare", data, "--label", "team", "--model", tiny_folder("bert"), "--task", "classify:max_tokens=8")
+    assert said.code == 0, said.err
+    assert "60 rows for classify" in said.out
+    assert "refund the money" in said.out
+    assert "lose something at max_tokens=8" in said.out
+    following = said.err.strip().splitlines()[-1].split()
+    assert following[:3] == ["trunkline", "tune", str(data)]
+    assert following[-2:] == ["--out", "runs/messages"]
+    assert "note:" not in said.err, "the notes are part of what is shown"
+    assert cli.tune.make_context("tune", following[2:]).params["task"] == "classify:max_tokens=8"
+
+
+def test_prepare_json_and_a_split_that_is_told(type_in, data, home) -> None:
+    test = write(home / "other.csv", ["message", "team"], [*messages(30, seed=2), *messages()[:4]])
+    said = type_in("prepare", data, "--json", "--label", "team", "--validation", "0.3", "--seed", "3", "--test-file", test)
+    found = json.loads(said.out)
+    assert found["columns"] == {"text": "message", "label": "team"}
+    assert found["split"]["rows"]["test"] == 34
+    assert found["split"]["rows"]["validation"] > 10
+    assert found["remedies"] == ["--drop-leaks"]
+    assert said.err.strip().endswith("--drop-leaks --out runs/messages")
+    assert "--json" not in said.err

@@ -49,6 +49,16 @@ def models(known: Sequence[Any], as_json: bool) -> None:
     print("Next:\n  trunkline models get minilm")
 
 
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of one line a row: what does not fit the screen is cut, and ends with an ellipsis."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        made.add_column(Text(column), overflow="ellipsis", no_wrap=True)
+    for row in rows:
+        made.add_row(*map(Text, row))  # Text: no markup
+    return _text(made).strip("\n")
+
+
 def _lines(rows: Sequence[Row], found: Sequence[Answer]) -> str:
     return "\n".join(json.dumps({**row, **_said(answer)}, ensure_ascii=False) for row, answer in zip(rows, found))
 

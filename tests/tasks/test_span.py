@@ -16,6 +16,8 @@ from trunkline.model.tokenizer import Tokenizer
 from trunkline.states.collate import collate
 from trunkline.tasks import span
 from trunkline.tasks.span import Passage, TaskSpec
+from trunkline.train.settings import Settings
+from trunkline.train.tune import tune
 from trunkline.types import Answer, Item, Output, Rows, Tokens
 
 QUESTION = "who can help me with the password"
@@ -200,7 +202,7 @@ def by_brute_force(logits, passage, most):
 @pytest.mark.parametrize("most", [1, 3, 30])
 def test_the_best_span_over_all_windows(encoder, most):
     spec, batch = TaskSpec(max_answer_tokens=most, no_answers=True), batch_of(items(encoder))
-    for seed in range(30):
+    for seed in range(8):
         logits = torch.randn(*batch.mask.shape, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3
         said, at = span.decode(Output(logits, logits), batch, spec), 0
         for answer, passage in zip(said, batch.abouts):
@@ -285,7 +287,7 @@ def said(margin, text="right"):
 
 def test_the_threshold_is_the_best_of_all_cuts():
     generator = np.random.default_rng(0)
-    for _ in range(200):
+    for _ in range(50):
         count = int(generator.integers(1, 12))
         answers = [said(float(m), str(generator.choice(["right", "right word", "wrong"]))) for m in generator.normal(size=count).round(1)]
         truth = [["right"] if generator.random() < 0.6 else [] for _ in answers]
@@ -320,3 +322,45 @@ def test_whether_some_have_no_answer_is_learned():
 def test_options_out_of_range(name, value):
     with pytest.raises(OptionError, match=f"{name}={value}: use"):
         TaskSpec(**{name: value})
+
+
+# From rows to a branch
+
+
+def asked(count, none=0):
+    """Questions whose answer is always the word "account"; every `none`-th has none."""
+    made = []
+    for n in range(count):
+        lacks = none and n % none == 0
+        passage = f"{tiny.TEXTS[n % 5 if not lacks else 4]} {'order' if lacks else 'account'} number {n}"
+        made.append({"text": f"{QUESTION} {n}", "text_b": passage, "label": [] if lacks else [answer_in(passage, "account")]})
+    return Rows(tuple(made), "span")
+
+
+def test_tune_measures_beside_the_overlap_and_picks_the_threshold(cache, tiny_folder):
+    settings = Settings(epochs=6, learning_rate=0.01, threads=1)
+    branch = tune(asked(90, none=3), tiny_folder("bert"), depth=1, settings=settings)
+    assert branch.spec.no_answers
+    assert isinstance(branch.spec.no_answer_threshold, float)
+    assert branch.spec.no_answer_threshold != 0
+    names = [result["name"] for result in branch.report.results]
+    assert names == ["majority", "overlap", "tuned"]
+    tuned, majority = branch.report.results[-1]["metrics"], branch.report.results[0]["metrics"]
+    assert tuned["span_f1"]["value"] > majority["span_f1"]["value"]
+    assert set(tuned) == set(span.METRICS)
+    assert "tuned branch" in str(branch.report)
+    page = branch.report.html()
+    assert "Exact match" in page
+    said = [answer.value["text"] for answer in branch.predict(asked(90, none=3))]
+    assert said.count("account") > 15
+    assert said.count("") > 5
+    told = tune(
+        asked(90, none=3), tiny_folder("bert"), depth=1, settings=dataclasses.replace(settings, task_options="no_answer_threshold=0.5")
+    )
+    assert told.spec.no_answer_threshold == 0.5
+
+
+def test_a_threshold_is_left_where_every_question_has_an_answer(cache, tiny_folder):
+    branch = tune(asked(40), tiny_folder("bert"), depth=1, settings=Settings(epochs=1, threads=1))
+    assert branch.spec.no_answer_threshold is None
+    assert [result["name"] for result in branch.report.results] == ["overlap", "tuned"]
