@@ -98,11 +98,10 @@ def test_the_same_is_asked_once(there: ThreadingHTTPServer, tmp_path: Path, monk
     assert not [path for path in kept if KEY.encode() in path.read_bytes() or b"refund please" in path.read_bytes()]
 
 
-def test_not_kept_on_demand(there: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_asked_again_on_demand(there: ThreadingHTTPServer, tmp_path: Path) -> None:
     for _ in range(2):
-        client(there, tmp_path, keep=False)[0].complete(ASKED)
+        client(there, tmp_path, fresh=True)[0].complete(ASKED)
     assert len(there.seen) == 2
-    assert not list(tmp_path.iterdir())
 
 
 def test_what_passes_is_tried_again_later_each_time(there: ThreadingHTTPServer) -> None:

@@ -95,8 +95,8 @@ class Server:
         """The answer to a chat: from disk where the same was asked before, else from the server. Raises: ModelError that says what it said."""
         body = {"model": self.model, "messages": list(messages), "temperature": 0, "max_tokens": _NEW_TOKENS, "seed": self.settings.seed}
         name = storage.sha256(json.dumps([self.address, body], sort_keys=True, ensure_ascii=False).encode())
-        path = self.folder / name[:2] / f"{name}.json" if self.folder and self.settings.keep else None
-        if path and path.is_file():
+        path = self.folder / name[:2] / f"{name}.json" if self.folder else None
+        if path and path.is_file() and not self.settings.fresh:
             found = storage.from_json(path.read_bytes(), str(path))
             with self._lock:
                 self.spent.kept += 1

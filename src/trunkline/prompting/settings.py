@@ -49,7 +49,7 @@ class PromptSettings:
     parallel: int = _say(4, "requests to the server at a time")
     retries: int = _say(5, "how often a request that failed for a while is sent again")
     timeout: float = _say(60.0, "seconds to wait for the server")
-    keep: bool = _say(True, "keep the server's answers on disk, and ask the same only once")
+    fresh: bool = _say(False, "ask the server again although its answer is on disk; else the same is asked only once")
     price_in: float | None = _say(None, "what a million tokens read costs, to show the cost")
     price_out: float | None = _say(None, "what a million tokens written costs")
 
