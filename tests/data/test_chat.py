@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import trunkline as tl
 from trunkline.data.chat import as_dialogues, shown
 from trunkline.data.columns import Columns
 from trunkline.data.documents import open_documents
@@ -264,6 +265,23 @@ def test_nothing_to_read_is_refused() -> None:
 
 def test_shown_names_the_speakers_of_a_longer_prompt() -> None:
     assert shown(turns((SYSTEM, "a"))) == "System: a"
+
+
+def test_read_carries_everything_and_a_split_by_group_keeps_dialogues_whole() -> None:
+    records = [chat((USER, f"q{n}"), (ASSISTANT, "a"), (USER, "more"), (ASSISTANT, "b"), tools="[1]") for n in range(60)]
+    made = tl.read(records, "generate")
+    assert (len(made), made[1]["tools"], made[1]["messages"][1]) == (120, "[1]", {"role": ASSISTANT, "content": "a"})
+    parts = tl.split(made, by="group").parts()
+    groups = [{row["group"] for row in part} for part in parts.values()]
+    assert all(groups)
+    assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
+    (row,) = tl.read([{"prompt": "q", "chosen": "a", "rejected": "b"}], "generate")
+    assert row["rejected"] == "b"
+    (row,) = tl.read([{"prompt": "q", "completion": "a", "label": False}], "generate")
+    assert row["liked"] is False
+    assert "label" not in tl.read([chat((USER, "a"))], "generate", labelled=False)[0]
+    with pytest.raises(DataError, match=":2: there is no answer"):
+        tl.read([records[0], chat((USER, "a"))], "generate")
 
 
 @pytest.mark.real

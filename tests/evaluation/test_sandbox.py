@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -122,6 +123,14 @@ def test_files_are_limited() -> None:
     assert "OSError" in one.reason
     many = run("for n in range(100):\n    open(str(n), 'wb').write(b'x' * 1_000_000)\nimport time; time.sleep(60)", Limits(seconds=60))
     assert (many.status, many.reason) == ("failed", "wrote more than 16 MB")
+
+
+@pytest.mark.parametrize("body", ["os.mkdir('a'); os.chdir('a')", "open(str(n), 'w').close()"])
+def test_folders_nested_deeply_and_empty_files_are_limited_and_removed(body) -> None:
+    before = set(Path(tempfile.gettempdir()).glob("trunkline-*"))
+    found = run(f"import os\nfor n in range(30_000):\n    {body}\nimport time; time.sleep(60)", Limits(seconds=60))
+    assert (found.status, found.reason) == ("failed", "wrote more than 16 MB")
+    assert set(Path(tempfile.gettempdir()).glob("trunkline-*")) <= before
 
 
 def test_the_environment_is_empty(monkeypatch) -> None:

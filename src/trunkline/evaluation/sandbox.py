@@ -15,12 +15,13 @@ import math
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,9 @@ _JAIL = Path(__file__).with_name("jail.py")
 _STOPS = re.compile(r"\n(?=class |def |#|if |print|@|```)")
 _SHOWN = 2_000  # characters of what a program printed
 _MAX_PROGRAM = 1 << 20  # characters
-_POLL = 0.02  # seconds
+_POLL, _LOOK = 0.02, 0.2  # seconds between asking whether it has ended, and how large its folder is
+_DEPTH = 64  # of folders
+_ENTRY = 4096  # bytes that every file or folder counts for, though it be empty
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ def run(program: str, limits: Limits = Limits()) -> Outcome:
     nonce = secrets.token_hex(16)
     job = {"program": program, "nonce": nonce, "cpu_seconds": math.ceil(limits.seconds)}
     job |= {"memory_bytes": limits.memory_mb << 20, "file_bytes": limits.file_mb << 20}
-    with tempfile.TemporaryDirectory(prefix="trunkline-") as folder, tempfile.TemporaryFile() as printed:
+    folder = tempfile.mkdtemp(prefix="trunkline-")
+    with tempfile.TemporaryFile() as printed:
         read, write = os.pipe()
         try:
             started = time.monotonic()
@@ -109,6 +113,7 @@ def run(program: str, limits: Limits = Limits()) -> Outcome:
             answer = _drain(read)
         finally:
             os.close(read)
+            _remove(folder)
         printed.seek(0)
         output = printed.read(4 * _SHOWN).decode("utf-8", "replace")[:_SHOWN]
     return _outcome(process.returncode, stopped, answer, nonce, output, seconds)
@@ -192,15 +197,16 @@ def _start(job: dict[str, Any], folder: str, printed: Any, write: int) -> subpro
 
 def _wait(process: subprocess.Popen[bytes], limits: Limits, folder: Path) -> str | None:
     """Until it ends or has to be stopped; then all of its session is killed. What stopped it, or None."""
-    end = time.monotonic() + limits.seconds
+    end, look = time.monotonic() + limits.seconds, time.monotonic() + _LOOK
     stopped = None
     try:
         while stopped is None and process.poll() is None:
             time.sleep(_POLL)
             if time.monotonic() > end:
                 stopped = f"did not end within {limits.seconds:g} seconds"
-            elif _size(folder) > limits.folder_mb << 20:
-                stopped = f"wrote more than {limits.folder_mb} MB"
+            elif time.monotonic() > look:
+                look = time.monotonic() + _LOOK
+                stopped = f"wrote more than {limits.folder_mb} MB" if _size(folder) > limits.folder_mb << 20 else None
     finally:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -208,18 +214,27 @@ def _wait(process: subprocess.Popen[bytes], limits: Limits, folder: Path) -> str
     return stopped
 
 
-def _size(folder: Path) -> int:
-    return sum(size for size in _sizes(str(folder)))
+def _size(folder: Path) -> float:
+    """Bytes on disk below a folder, at least `_ENTRY` for each name; without end where folders lie in each other too deeply to be looked at."""
+    size, folders = 0, [(str(folder), 0)]
+    while folders:
+        path, depth = folders.pop()
+        if depth > _DEPTH:
+            return math.inf
+        with suppress(OSError), os.scandir(path) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    size += max(_ENTRY, entry.stat(follow_symlinks=False).st_blocks * 512)
+                    folders += [(entry.path, depth + 1)] if entry.is_dir(follow_symlinks=False) else []
+    return size
 
 
-def _sizes(folder: str) -> Iterator[int]:
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            with suppress(OSError):
-                if entry.is_dir(follow_symlinks=False):
-                    yield from _sizes(entry.path)
-                else:
-                    yield entry.stat(follow_symlinks=False).st_blocks * 512
+def _remove(folder: str) -> None:
+    """A folder and all in it, also what is nested too deeply for Python."""
+    try:
+        shutil.rmtree(folder)
+    except (OSError, RecursionError):
+        subprocess.run(["/bin/rm", "-rf", "--", folder], check=False)
 
 
 def _drain(read: int) -> str:
