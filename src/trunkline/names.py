@@ -12,11 +12,23 @@ from trunkline.errors import unknown
 TASKS = {
     "classify": "trunkline.tasks.classify",
     "regress": "trunkline.tasks.regress",
+    "tag": "trunkline.tasks.tag",
+    "span": "trunkline.tasks.span",
+    "seq2seq": "trunkline.tasks.seq2seq",
+    "generate": "trunkline.tasks.generate",
+    "rank": "trunkline.tasks.rank",
+    "recommend": "trunkline.tasks.recommend",
 }
 
 METHODS = {
     "full": "trunkline.methods.full",
     "lora": "trunkline.methods.lora",
+    "adalora": "trunkline.methods.adalora",
+    "ia3": "trunkline.methods.ia3",
+    "adapter": "trunkline.methods.adapter",
+    "prefix": "trunkline.methods.prefix",
+    "prompt": "trunkline.methods.prompt",
+    "norm": "trunkline.methods.norm",
     "bitfit": "trunkline.methods.bitfit",
     "probe": "trunkline.methods.probe",
 }
