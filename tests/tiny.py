@@ -18,6 +18,9 @@ TEXTS = [
 _LLAMA = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 4, "intermediate_size": 32,
           "tie_word_embeddings": True}  # fmt: skip
 _BERT = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 32, "max_position_embeddings": 64}
+_T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 2, "feed_forward_proj": "gated-gelu"}
+_BART = {"d_model": 16, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32,
+         "decoder_ffn_dim": 32, "max_position_embeddings": 64, "decoder_start_token_id": 3, "forced_eos_token_id": None}  # fmt: skip
 SIZES: dict[str, dict] = {
     "bert": _BERT,
     "electra": {**_BERT, "embedding_size": 8},
@@ -40,7 +43,11 @@ SIZES: dict[str, dict] = {
     "gemma3_text": {**_LLAMA, "head_dim": 8, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"] * 2},
     "smollm3": {**_LLAMA, "no_rope_layers": [1, 0, 1, 0]},
     "phi3": {**_LLAMA, "num_key_value_heads": 2},
-    "t5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 2, "feed_forward_proj": "gated-gelu"},
+    "t5": _T5,
+    "mt5": _T5,
+    "umt5": _T5,
+    "bart": _BART,
+    "pegasus": _BART,
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -65,6 +65,25 @@ def _drop_convolution(layers: nn.ModuleList, stack: nn.Module, cut: int) -> None
 
 _BERT = Family("encoder", "encoder.layer", passed=("embeddings",), segments=True)
 _LLAMA = Family("decoder", "layers", norm="norm", passed=("embed_tokens",))
+_T5 = Family(
+    "encoder-decoder",
+    "block",
+    "final_layer_norm",
+    stack="encoder",
+    decoder="decoder",
+    passed=("embed_tokens",),
+    quirk=_carry_position_bias,
+    borrowed=("relative_attention_bias",),
+)
+_BART = Family(
+    "encoder-decoder",
+    "layers",
+    stack="encoder",
+    decoder="decoder",
+    passed=("embed_tokens",),
+    zeroed=("embed_positions",),
+    skipped=("layernorm_embedding",),
+)
 
 FAMILIES: dict[str, Family] = {
     "bert": _BERT,
@@ -94,16 +113,11 @@ FAMILIES: dict[str, Family] = {
     "gemma3_text": _LLAMA,
     "smollm3": _LLAMA,
     "phi3": _LLAMA,
-    "t5": Family(
-        "encoder-decoder",
-        "block",
-        "final_layer_norm",
-        stack="encoder",
-        decoder="decoder",
-        passed=("embed_tokens",),
-        quirk=_carry_position_bias,
-        borrowed=("relative_attention_bias",),
-    ),
+    "t5": _T5,
+    "mt5": _T5,
+    "umt5": replace(_T5, quirk=None, borrowed=()),  # each layer has a position table of its own
+    "bart": _BART,
+    "pegasus": replace(_BART, norm="layer_norm", skipped=()),
 }
 
 
@@ -125,5 +139,5 @@ class PassThrough(nn.Module):
 class Zero(nn.Module):
     """Stands where a position table stood: nothing is added."""
 
-    def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
-        return position_ids.new_zeros(()).float()
+    def forward(self, *given: object, **named: object) -> torch.Tensor:
+        return torch.zeros(())  # one number goes with tensors of any device

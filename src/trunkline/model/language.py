@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPa
 
 from trunkline.errors import ModelError
 from trunkline.model.backbone import Backbone
-from trunkline.model.stacks import shared
+from trunkline.model.stacks import at, shared
 from trunkline.model.weights import weight_files
 from trunkline.types import IGNORE, Batch, Output
 
@@ -40,7 +40,7 @@ class LanguageModel:
             kind: Any = AutoModelForSeq2SeqLM if self.kind == "encoder-decoder" else AutoModelForCausalLM
             shell = kind.from_config(copy.deepcopy(backbone.config))
         if self.kind == "encoder-decoder":  # the library makes the decoder's cache for as many layers as the encoder has
-            shell.config.num_hidden_layers = shell.config.num_decoder_layers
+            shell.config.num_hidden_layers = len(at(at(backbone.model, backbone.family.decoder), backbone.family.layers))
         self.tied = bool(backbone.config.get_text_config().tie_word_embeddings)
         self._put(shell, _Given(), _Given())
         _fill(shell, backbone, self.tied)
