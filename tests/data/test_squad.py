@@ -5,6 +5,8 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from trunkline.data.read import read
@@ -60,6 +62,14 @@ def test_flat_rows(tmp_path, answers, form):
     assert [row["label"] for row in read_rows] == ANSWERS
     assert {row["text_b"] for row in read_rows} == {PASSAGE}
     assert any("Guessed: label = column 'answers', text = column 'question', text_b = column 'context'" in note for note in read_rows.notes)
+
+
+def test_parquet_as_data_sets_are_published(tmp_path):
+    rows = flat(COLUMNS, title="Ada Lovelace")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "squad.parquet")
+    found = read(tmp_path / "squad.parquet", "span")
+    assert [row["label"] for row in found] == ANSWERS
+    assert found[0]["group"] == "Ada Lovelace"
 
 
 def test_one_answer_as_a_word_and_columns_that_are_told():

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ import torch
 from torch.nn import functional
 
 from tests import tiny
-from trunkline.errors import DataError, OptionError
+from trunkline.data.read import read
+from trunkline.errors import DataError, OptionError, TrunklineError
 from trunkline.evaluation.kinds.spans import f1
+from trunkline.model import sources
 from trunkline.model.tokenizer import Tokenizer
 from trunkline.states.collate import collate
 from trunkline.tasks import span
@@ -364,3 +368,23 @@ def test_a_threshold_is_left_where_every_question_has_an_answer(cache, tiny_fold
     branch = tune(asked(40), tiny_folder("bert"), depth=1, settings=Settings(epochs=1, threads=1))
     assert branch.spec.no_answer_threshold is None
     assert [result["name"] for result in branch.report.results] == ["overlap", "tuned"]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("file", ["xquad/xquad.en.json", "xquad/xquad.de.json", "drcd/DRCD_dev.json"])
+def test_answers_of_real_data_can_be_said_in_tokens(file):
+    """The tokens that training points at give the answer back, over windows, in nearly every row: the rest ends within a token."""
+    path = Path(os.environ.get("TRUNKLINE_DATA", Path(__file__).parents[3] / "shared" / "data"), file)
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    try:
+        folder = sources.locate("minilm")
+    except TrunklineError as error:
+        pytest.skip(f"minilm cannot be had here: {error}")
+    tokenizer, spec = Tokenizer(folder, segments=True, pairs_joined=False), TaskSpec(max_tokens=256)
+    values = []
+    for one in read(path, "span")[:600]:
+        item = span.prepare(one, tokenizer, spec)
+        places, (start, end) = next((p, t) for p, t in zip(item.about.windows, item.target) if t.any())
+        values.append(f1(item.gold, item.about.text[places[start, 0] : places[end, 1]]))
+    assert np.mean(values) > 0.995

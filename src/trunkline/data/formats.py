@@ -181,8 +181,13 @@ def _parquet(path: Path) -> Table:
         file = pq.ParquetFile(io.BytesIO(read_bytes(path, _MAX_PARQUET)) if packed else path)
         schema, rows = file.schema_arrow, file.metadata.num_rows
         classes = _classes(schema.metadata or {})
-        nested = (pa.types.is_struct, pa.types.is_map, pa.types.is_binary, pa.types.is_large_binary)
-        columns = tuple(field.name for field in schema if not any(is_so(field.type) for is_so in nested))
+        odd = (pa.types.is_map, pa.types.is_binary, pa.types.is_large_binary)
+
+        def usable(kind: Any) -> bool:  # of structs only those of lists: so `datasets` keeps the answers to a question
+            lists = pa.types.is_struct(kind) and all(pa.types.is_list(inner.type) for inner in kind)
+            return lists or not (pa.types.is_struct(kind) or any(is_so(kind) for is_so in odd))
+
+        columns = tuple(field.name for field in schema if usable(field.type))
         _refuse_huge_cells(path, file.metadata)
     except DataError:
         raise

@@ -78,7 +78,7 @@ def prepare(row: Row, tokenizer: Any, spec: TaskSpec) -> Item:
     """
     if not isinstance(row.get("text_b"), str):
         raise DataError(
-            f"{row['text'][:60]!r}: a question needs the passage to look in. Give (question, passage), or rows with text and text_b."
+            f"{row['text'][:60]!r}: a question needs the passage to look in. Give (question, passage), or rows with text and text_b (--file)."
         )
     windows, was_cut = _windows(tokenizer, row["text"], row["text_b"], spec)
     passage = Passage(row["text_b"], tuple(places for _, places in windows))
