@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections import Counter
@@ -20,7 +21,8 @@ from trunkline.data.quality import Finding
 from trunkline.data.split import Split, labels_of
 from trunkline.evaluation.calibration import fit_temperature
 from trunkline.evaluation.interval import bootstrap, paired
-from trunkline.evaluation.measure import drawn, samples, tables, truth_and_scores, written
+from trunkline.evaluation.kinds.spans import f1
+from trunkline.evaluation.measure import drawn, remarks, samples, tables, truth_and_scores, written
 from trunkline.evaluation.metrics import METRICS, compute, suited
 from trunkline.evaluation.report import Report
 from trunkline.states.collate import Source
@@ -61,7 +63,7 @@ def account(done: Run) -> Branch:
     measured = "test" if len(done.items["test"]) else "validation"
     results, scores, truth = _results(done, branch, best, measured)
     comparisons, shown = _compared(branch, truth, scores), tables(branch.spec, done.parts.parts()[measured], truth, scores["tuned"])
-    if suited(names.task(branch.task).METRICS, "texts"):
+    if suited(names.task(branch.task).METRICS, "texts") and done.items[measured][0].gold is not None:
         shown["samples"] = _write(done, branch, measured, results, comparisons)
     done.seconds["measure"] = time.perf_counter() - started
     return replace(branch, report=_report(done, branch, measured, {"results": results, "comparisons": comparisons, **shown}))
@@ -74,13 +76,24 @@ def _measured(branch: Branch, done: Run, part: str) -> tuple[Any, Any]:
 
 
 def _calibrated(branch: Branch, done: Run) -> Any:
-    """The spec with the temperature that fits the validation rows best, where the task has one."""
+    """The spec with the temperature, or the threshold for no answer, that fits the validation rows best, where the task has one."""
+    if getattr(branch.spec, "no_answers", False) and branch.spec.no_answer_threshold is None:
+        return _with_threshold(branch, done)
     if not hasattr(branch.spec, "temperature"):
         return branch.spec
     truth, scores = _measured(branch, done, "validation")
     kept = np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-12)
     logits = np.log(kept / (1 - kept)) if branch.spec.multi_label else np.log(kept)
     return replace(branch.spec, temperature=fit_temperature(logits, truth))
+
+
+def _with_threshold(branch: Branch, done: Run) -> Any:
+    items = done.items["validation"]
+    if all(item.gold for item in items):
+        return branch.spec
+    spoken = replace(branch, spec=replace(branch.spec, no_answer_threshold=math.inf)).answers(items, done.source)
+    threshold = names.task(branch.task).fit_threshold(spoken, [item.gold for item in items], f1)
+    return replace(branch.spec, no_answer_threshold=threshold)
 
 
 def _results(done: Run, branch: Branch, best: int, measured: str) -> tuple[list[dict[str, Any]], dict[str, Any], Any]:
@@ -154,6 +167,7 @@ def _data(done: Run, measured: str) -> dict[str, Any]:
     cut = sum(item.was_cut for items in done.items.values() for item in items)
     if cut:
         notes.append(f"{cut:,} texts were longer than max_tokens and lost their end")
+    notes += remarks(done.fitted[0][0].spec, done.items[measured])
     return {
         "source": parts["train"].source,
         "rows": {name: len(part) for name, part in parts.items()},
@@ -166,13 +180,14 @@ def _data(done: Run, measured: str) -> dict[str, Any]:
 
 def _model(branch: Branch, method: str) -> dict[str, Any]:
     learned = branch.network.learned().values()
-    return {
+    return branch.network.guide.about(branch.network) | {
         "name": branch.backbone.name,
         "id": branch.backbone.id,
         "layers": branch.backbone.layers,
         "depth": branch.depth,
         "method": method,
         "trained": sum(p.numel() for p in learned),
+        "bytes": sum(p.numel() * p.element_size() for p in learned),
         "total": sum(p.numel() for p in branch.backbone.stack.parameters()) + sum(p.numel() for p in branch.network.head.parameters()),
         "dtype": branch.states,
     }
