@@ -120,6 +120,7 @@ def test_a_letter_of_another_scheme_is_told():
         ("हिन्दी में", ["हिन्दी", "में"]),
         ("cafe\u0301s", ["cafe\u0301s"]),
         ("  ", []),
+        ("WCG2011北京", ["WCG", "2011", "北", "京"]),
         ("rating_value: 5", ["rating_value", ":", "5"]),
     ],
 )

@@ -33,12 +33,12 @@ NO_TYPE = "entity"
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _UNSPACED = HAN + "\u3040-\u30ff\u31f0-\u31ff"  # and kana
 _WIDE = re.compile(f"[{_UNSPACED}\u3000-\u303f\uff00-\uff9f]")  # and their punctuation
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|\S")
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W\d{_UNSPACED}]+|\d+|\S")
 _TAG = re.compile(r"([BIESMLU])(?:[-_](.+))?|O")
 
 
 def split_words(text: str) -> list[tuple[int, int]]:
-    """Where each word of a text lies: runs of letters and digits, each Chinese or Japanese character, each mark.
+    """Where each word of a text lies: runs of letters, runs of digits, each Chinese or Japanese character, each mark.
 
     >>> [("7 Maple St., 北京")[a:b] for a, b in split_words("7 Maple St., 北京")]
     ['7', 'Maple', 'St', '.', ',', '北', '京']

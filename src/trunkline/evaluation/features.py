@@ -25,6 +25,11 @@ class _Pooled(nn.Module):
         return self.pooling(hidden, batch.mask)
 
 
+class _AsTheyAre(nn.Module):
+    def forward(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return hidden
+
+
 @torch.no_grad()
 def untuned(backbone: Backbone, depth: Depth, items: Sequence[Item], source: Source | None, pooling: str = "mean") -> np.ndarray:
     """(N, D) float32: the last layer's hidden states of each item's first text, pooled, from the untouched model.
@@ -37,4 +42,20 @@ def untuned(backbone: Backbone, depth: Depth, items: Sequence[Item], source: Sou
     for indices in by_length([len(item.tokens[0]) for item in first]):
         batch = collate([first[i] for i in indices], source, Spec(), backbone.tokenizer.pad_id).to(backbone.device)
         found[indices] = network(batch).logits.float().cpu().numpy()
+    return found
+
+
+@torch.no_grad()
+def word_states(
+    backbone: Backbone, depth: Depth, items: Sequence[Item], source: Source | None, at: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """For each item (W, D) float16: the last layer's hidden states of its first text at these tokens, from the untouched model."""
+    network = Network(backbone, depth if source is not None else ALL, _AsTheyAre()).eval()
+    found: list[np.ndarray] = [np.empty((0, backbone.width), dtype=np.float16)] * len(items)
+    first = [Item(item.tokens[:1]) for item in items]
+    for indices in by_length([len(item.tokens[0]) for item in first]):
+        batch = collate([first[i] for i in indices], source, Spec(), backbone.tokenizer.pad_id).to(backbone.device)
+        hidden = network(batch).hidden
+        for row, index in enumerate(indices):
+            found[index] = hidden[row, torch.from_numpy(at[index]).to(hidden.device)].cpu().numpy().astype(np.float16)
     return found

@@ -1,6 +1,6 @@
 """Task: find the entities (or slots) in a text, each with its type and its place.
 
-Words are those that the row brings, or letters and digits in a run, each Chinese or Japanese character, each mark (data/tagging.py). The first
+Words are those that the row brings, or letters in a run, digits in a run, each Chinese or Japanese character, each mark (data/tagging.py). The first
 token of a word carries the word's tag. Where a tokenizer takes several words into one token, as those learned from whole sentences do with
 Chinese, they are told apart by their place in it: the head gives one set of logits for each place, so that Chinese is tagged by character.
 """
@@ -29,6 +29,8 @@ METRICS = ("entity_f1", "entity_precision", "entity_recall", "entity_macro_f1")
 SCHEMES = ("bio", "bioes")
 PLACES = 4
 """Words of one token that are told apart, in texts with Chinese; a fifth one shares the tag of the fourth."""
+_FEW = 0.01
+"""In so small a share of the texts, Chinese is a quotation, and not worth a head of four times the size."""
 _SIDE_BY_SIDE = re.compile(f"[{HAN}\u3040-\u30ff]{{2}}")
 _CHARACTERS_A_TOKEN = 20  # far beyond any text worth reading: what is longer is cut before the tokenizer sees it
 
@@ -60,8 +62,12 @@ class TaskSpec(Spec):
         if not counts:
             raise DataError(f"{rows.source}: none of the {len(rows)} training rows has an entity. There is nothing to learn.")
         labels = ("O", *(f"{letter}-{kind}" for kind in sorted(counts) for letter in self.scheme.upper() if letter != "O"))
-        places = PLACES if any(_SIDE_BY_SIDE.search(row["text"]) for row in rows) else 1
-        return {"labels": labels, "places": places, "words": max(1.0, sum(len(words_of(row)) for row in rows) / len(rows))}
+        tight = sum(_SIDE_BY_SIDE.search(row["text"]) is not None for row in rows)
+        return {
+            "labels": labels,
+            "places": PLACES if tight > _FEW * len(rows) else 1,
+            "words": max(1.0, sum(len(words_of(row)) for row in rows) / len(rows)),
+        }
 
 
 class About(NamedTuple):
@@ -107,6 +113,8 @@ def _slots(words: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]],
             first += 1
         if first == len(offsets) or offsets[first][0] >= end:
             continue
+        while first + 1 < len(offsets) and offsets[first][0] == offsets[first + 1][0] < offsets[first + 1][1]:
+            first += 1  # the space that some tokenizers put before a text is said to be where its first word is
         place = place + 1 if slots and first == token else 0
         token = first
         slot = token * places + min(place, places - 1)
@@ -159,23 +167,21 @@ def loss(out: Output, batch: Batch) -> torch.Tensor:
 def decode(out: Output, batch: Batch, spec: TaskSpec) -> list[Answer]:
     """The entities of each item, from the best path of tags that may follow one another. The probability is that of the least sure tag."""
     logits = out.logits.float().flatten(1, 2).cpu()
-    slots = [about.slots for about in batch.abouts]
-    longest = max(1, *map(len, slots))
-    at = torch.zeros(len(slots), longest, dtype=torch.int64)
-    mask = torch.zeros(len(slots), longest, dtype=torch.bool)
-    for row, one in enumerate(slots):
-        at[row, : len(one)] = torch.from_numpy(one)
-        mask[row, : len(one)] = True
-    emissions = logits.gather(1, at[..., None].expand(-1, -1, logits.shape[2]))
-    emissions = emissions if spec.crf else emissions.log_softmax(2)
-    steps = _steps(out, spec, logits.device)
-    path = best_path(emissions, mask, steps)
-    sure = (marginals(emissions, mask, steps) if spec.crf else emissions.exp()).gather(2, path[..., None])[..., 0]
+    emissions = [logits[row, torch.from_numpy(about.slots)] for row, about in enumerate(batch.abouts)]
+    return answers(emissions, batch.abouts, spec, _steps(out, spec, logits.device))
+
+
+def answers(emissions: Sequence[torch.Tensor], abouts: Sequence[About], spec: TaskSpec, steps: Steps | None = None) -> list[Answer]:
+    """The same from the logits (W, K) of the words of each text, with steps of a CRF, or with those alone that forbid what is no entity."""
+    padded = nn.utils.rnn.pad_sequence([*emissions, torch.zeros(1, len(spec.labels))], batch_first=True)[:-1]
+    mask = torch.arange(padded.shape[1]) < torch.tensor([len(one) for one in emissions])[:, None]
+    padded = padded if spec.crf else padded.log_softmax(2)
+    steps = steps or _steps(Output(padded, padded), spec, padded.device)
+    path = best_path(padded, mask, steps)
+    sure = (marginals(padded, mask, steps) if spec.crf else padded.exp()).gather(2, path[..., None])[..., 0]
     least = sure.masked_fill(~mask, 1.0).amin(1).tolist()
-    return [
-        _answer(about, [spec.labels[tag] for tag in tags[: len(about.words)]], p, spec)
-        for about, tags, p in zip(batch.abouts, path.tolist(), least)
-    ]
+    labels = [[spec.labels[tag] for tag in tags[: len(one)]] for tags, one in zip(path.tolist(), emissions)]
+    return [_answer(about, tags, p, spec) for about, tags, p in zip(abouts, labels, least)]
 
 
 def _answer(about: About, tags: list[str], sure: float, spec: TaskSpec) -> Answer:
@@ -195,7 +201,7 @@ def _packed(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, 
 
 def _steps(out: Output, spec: TaskSpec, device: torch.device) -> Steps:
     """What each step from tag to tag is worth, as learned or nothing; those that make no entity are forbidden."""
-    learned = Steps(**out.extra) if spec.crf else no_steps(len(spec.labels))
+    learned = Steps(**out.extra) if out.extra else no_steps(len(spec.labels))
     may = Steps(*(ok.to(device) for ok in _may(spec.labels, spec.scheme)))
     return allowed(Steps(*(value.to(device) for value in learned)), may)
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from trunkline import names
 from trunkline.branch import Branch
 from trunkline.data.split import Split
 from trunkline.errors import MissingExtra
-from trunkline.evaluation.baselines import ranks, spans
+from trunkline.evaluation.baselines import entities, ranks, spans
 from trunkline.evaluation.baselines.labels import Result, baselines
-from trunkline.evaluation.features import untuned
+from trunkline.evaluation.features import untuned, word_states
 from trunkline.evaluation.measure import truth_and_scores
 from trunkline.states.collate import Source
 from trunkline.types import Item
@@ -43,12 +44,12 @@ def _labels(on: Measured) -> list[Result]:
 
 
 def fresh(branch: Branch) -> Branch:
-    """The branch as it was before tuning: every method starts as the plain model."""
-    return Branch.new(branch.backbone, branch.spec, branch.method, branch.config, branch.depth, branch.states)
+    """The branch as it was before tuning: the plain model, whatever the method (a prompt changes it before the first step)."""
+    return Branch.new(branch.backbone, branch.spec, "probe", names.method("probe").Config(), branch.depth, branch.states)
 
 
 def _as_it_was(on: Measured) -> list[Result]:
-    """The same task done by the model before tuning: every method starts as the plain model."""
+    """The same task done by the model before tuning."""
     started, items = time.perf_counter(), on.items[on.part]
     _, scores = truth_and_scores(on.branch.spec, items, fresh(on.branch).answers(items, on.source))
     return [Result("untuned", time.perf_counter() - started, scores)]
@@ -76,5 +77,26 @@ def _spans(on: Measured) -> list[Result]:
     return spans.span_baselines(rows["train"], rows[on.part], on.branch.spec, validation=rows["validation"])
 
 
-BASELINES: dict[str, Callable[[Measured], list[Result]]] = {"likelihood": _as_it_was, "ranks": _ranks, "spans": _spans}
+def _entities(on: Measured) -> list[Result]:
+    """A dictionary of the entities seen in training, and a linear model on the untuned states of words."""
+    rows, branch = on.parts.parts(), on.branch
+    plain = entities.entity_baselines(rows["train"], rows[on.part], branch.spec, validation=rows["validation"])
+    started = time.perf_counter()
+    looked_at = {name: [on.items[name][at] for at in entities.sampled(on.items[name])] for name in ("train", "validation")}
+    looked_at["test"] = on.items[on.part]
+    states = {
+        name: word_states(branch.backbone, branch.depth, items, on.source, [item.about.slots // branch.spec.places for item in items])
+        for name, items in looked_at.items()
+        if items
+    }
+    found = entities.untuned_tagger(states, looked_at, branch.spec)
+    return [*plain, replace(found, seconds=time.perf_counter() - started)]
+
+
+BASELINES: dict[str, Callable[[Measured], list[Result]]] = {
+    "entities": _entities,
+    "likelihood": _as_it_was,
+    "ranks": _ranks,
+    "spans": _spans,
+}
 """The kinds whose baselines are others than those of labels and numbers."""
