@@ -39,6 +39,7 @@ class Job:
     started: float
     seconds: dict[str, float] = field(default_factory=dict)
     total: float = 0.0
+    processor: float = 0.0
     peak: int = 0
 
     @contextmanager
@@ -55,7 +56,7 @@ class Job:
 
     def saved(self) -> None:
         """Stop the clock: the model is on disk."""
-        self.total, self.peak = time.monotonic() - self.started, peak_memory()
+        self.total, self.processor, self.peak = time.monotonic() - self.started, time.process_time(), peak_memory()
 
     def report(self, *, test: float | None, validation: float | None, epochs: int, steps: int, **more: Any) -> None:
         """Print the line of results: accuracies as shares, epochs and steps as run, and whatever a contender has to say beside."""
@@ -63,6 +64,7 @@ class Job:
             "test_accuracy": test,
             "validation_accuracy": validation,
             "seconds": self.total,
+            "processor_seconds": self.processor,
             "stages": self.seconds,
             "epochs_run": epochs,
             "steps": steps,

@@ -19,7 +19,9 @@ from trunkline.train.depth import Trial, _Searching, candidates
 from trunkline.train.settings import Settings
 from trunkline.train.start import solve_head
 
-FAST = Settings(epochs=1, batch_size=8, validation=0.3, test=0.2, threads=1, budget="1h")
+WEIGHTED = "class_weights=balanced"
+"""A loss that is trained in steps even at depth 0, and for which few rows a class are not tuned in the way of few.py."""
+FAST = Settings(epochs=1, batch_size=8, validation=0.3, test=0.2, threads=1, budget="1h", task_options=WEIGHTED)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +69,7 @@ def test_auto_is_the_default_and_says_what_it_tried(model, tmp_path):
 
 
 def test_a_budget_that_is_used_up_ends_it_with_what_was_found(model):
-    found = tl.tune(rows(), model, settings=Settings(epochs=1, budget="0s", threads=1)).report.search
+    found = tl.tune(rows(), model, settings=replace(FAST, budget="0s")).report.search
     assert [trial["depth"] for trial in found["trials"]] == [0]
     assert "budget of 0s" in found["why"]
 
@@ -90,8 +92,7 @@ def stop_before_the_end(model, out, monkeypatch, settings):
             tl.tune(rows(), model, settings=settings, out=out)
 
 
-LEARNS = Settings(epochs=3, batch_size=8, validation=0.3, threads=1, budget="1h", task_options="class_weights=balanced")
-"""With weights even depth 0 is trained in steps."""
+LEARNS = replace(FAST, epochs=3)
 
 
 def test_the_chosen_trial_on_all_rows_is_the_run_itself(model, monkeypatch):
@@ -278,7 +279,7 @@ def test_a_number_is_solved_too(model):
 
 
 def test_a_weighted_loss_is_trained_in_steps(model):
-    settings = Settings(epochs=1, threads=1, task_options="class_weights=balanced")
+    settings = Settings(epochs=1, threads=1, task_options=WEIGHTED)
     assert tl.tune(rows(), model, depth=0, settings=settings).report.history[0][-1]["step"] > 0
 
 

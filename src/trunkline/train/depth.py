@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -67,10 +67,19 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Few:
+    """How the branch is made: the strength of the head's regularisation (C), and whether its layers are tuned on pairs first."""
+
+    strength: float
+    pairs: bool
+
+
+@dataclass(frozen=True)
 class Search:
     """What was chosen, and why.
 
-    rows: of train and validation that the trials used; fitted: the branch and its progress, where the chosen trial was the whole run
+    rows: of train and validation that the trials used; few: how the branch is made, where there are few rows a class (few.py);
+    fitted: the branch and its progress, where the chosen trial was the whole run
     """
 
     depth: Depth
@@ -80,18 +89,20 @@ class Search:
     rows: tuple[int, int]
     seconds: float
     why: str
+    few: Few | None = None
     fitted: tuple[Branch, Progress] | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """For the report: all but the scores and the branch."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("trials", "fitted")}
-        return {**plain, "trials": [trial.to_json() for trial in self.trials]}
+        return {**plain, "few": self.few and asdict(self.few), "trials": [trial.to_json() for trial in self.trials]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Search:
         """What `to_json` gave, without scores and branches."""
         trials, rows = tuple(Trial(**trial) for trial in values["trials"]), tuple(values["rows"])
-        return cls(**{**values, "trials": trials, "rows": rows})
+        few = Few(**values["few"]) if values["few"] else None
+        return cls(**{**values, "trials": trials, "rows": rows, "few": few})
 
 
 def candidates(backbone: Backbone) -> list[Depth]:
@@ -169,7 +180,7 @@ class _Searching:
             chosen = self.other_rates(chosen)
         spent = time.perf_counter() - self.started
         rows = len(self.train), len(self.validation)
-        return Search(chosen.depth, chosen.learning_rate, self.metric, tuple(self.trials), rows, spent, why, chosen.fitted)
+        return Search(chosen.depth, chosen.learning_rate, self.metric, tuple(self.trials), rows, spent, why, fitted=chosen.fitted)
 
     def walk(self) -> str:
         """Try one depth after the other; says why it ended."""

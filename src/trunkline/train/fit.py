@@ -25,7 +25,7 @@ from trunkline.train import machine
 from trunkline.train.checkpoint import Checkpoints, Tensors
 from trunkline.train.settings import Settings
 from trunkline.train.signals import held
-from trunkline.types import Item
+from trunkline.types import Batch, Item, Output
 
 _BUCKET = 16
 """Batches are made of rows of like length: rows are shuffled, and sorted within runs of so many batches."""
@@ -35,13 +35,18 @@ _BAD_STEPS_IN_A_THOUSAND = 10
 
 @dataclass(frozen=True)
 class Data:
-    """What the loop reads: items, where their states come from, and what the task needs to know."""
+    """What the loop reads: items, where their states come from, and what the task needs to know.
+
+    loss: instead of the task's; order: the batches of an epoch as index arrays, as many as `batches` gives, instead of those
+    """
 
     train: Sequence[Item]
     validation: Sequence[Item]
     source: Source | None
     spec: Any
     pad_id: int = 0
+    loss: Callable[[Output, Batch], torch.Tensor] | None = None
+    order: Callable[[int], list[np.ndarray]] | None = None
 
 
 @dataclass
@@ -131,7 +136,9 @@ class _Loop:
         self.task = names.task(data.spec.task)
         self.device = next(network.parameters()).device
         self.precision = machine.precision(settings.precision, self.device)
-        self.lengths = np.array([max(map(len, item.tokens)) for item in data.train])
+        # where the passages of a batch are each other's wrong answers, rows of one passage (all of one length) must not come together
+        alike = data.spec.kind == "ranks"
+        self.lengths = np.array([0 if alike else max(map(len, item.tokens)) for item in data.train])
         self.per_epoch = math.ceil(len(data.train) / settings.batch_size)
         self.steps = epochs(settings, len(data.train)) * self.per_epoch
         self.every = settings.evaluate_every or self.per_epoch
@@ -173,7 +180,7 @@ class _Loop:
         if not self.due():
             epoch, at = divmod(progress.step, self.per_epoch)
             if self.order[0] != epoch:
-                self.order = (epoch, batches(self.lengths, self.settings.batch_size, self.seed, epoch))
+                self.order = (epoch, self.data.order(epoch) if self.data.order else self.shuffled(epoch))
             with held():
                 self.learn(self.order[1][at])
                 progress.step += 1
@@ -183,6 +190,9 @@ class _Loop:
         progress.seconds += time.perf_counter() - started
         if progress.done or time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds:
             self.save()
+
+    def shuffled(self, epoch: int) -> list[np.ndarray]:
+        return batches(self.lengths, self.settings.batch_size, self.seed, epoch)
 
     def due(self) -> bool:
         """Whether the weights of this step are still to be measured on the validation rows."""
@@ -215,7 +225,7 @@ class _Loop:
         batch = collate([self.data.train[i] for i in part], self.data.source, self.data.spec, self.data.pad_id).to(self.device)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             out = self.network(batch)
-        loss = (self.task.loss(out, batch) + self.network.guide.penalty(self.network)) * weight
+        loss = ((self.data.loss or self.task.loss)(out, batch) + self.network.guide.penalty(self.network)) * weight
         loss.backward()
         return float(loss.detach())
 

@@ -5,12 +5,14 @@ The loop has nothing to add to it: to go on from there and pick among later weig
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from trunkline.branch import Branch
 from trunkline.evaluation.features import untuned
-from trunkline.evaluation.linear import fit_linear
+from trunkline.evaluation.linear import Linear, fit_linear
 from trunkline.model.pooling import PooledHead
 from trunkline.train.fit import Data
 
@@ -32,10 +34,16 @@ def solve_head(branch: Branch, data: Data) -> bool:
     vectors = {name: untuned(branch.backbone, branch.depth, items, data.source, data.spec.pooling) for name, items in parts.items()}
     truth = {name: np.stack([np.asarray(item.target) for item in items]) for name, items in parts.items()}
     solved = fit_linear(vectors["train"], truth["train"], data.spec, validation=(vectors["validation"], truth["validation"]))
+    put(branch, solved)
+    return True
+
+
+@torch.no_grad()
+def put(branch: Branch, solved: Linear) -> None:
+    """Write a linear model into the branch's head, which is a `PooledHead`."""
+    head: Any = branch.network.head
     weight, bias = solved.weight, solved.bias
     if solved.kind == "number":  # the head answers in standard deviations from the mean
-        weight, bias = weight / data.spec.std, (bias - data.spec.mean) / data.spec.std
-    with torch.no_grad():
-        branch.network.head.linear.weight.copy_(torch.from_numpy(weight))
-        branch.network.head.linear.bias.copy_(torch.from_numpy(bias))
-    return True
+        weight, bias = weight / branch.spec.std, (bias - branch.spec.mean) / branch.spec.std
+    head.linear.weight.copy_(torch.from_numpy(weight))
+    head.linear.bias.copy_(torch.from_numpy(bias))

@@ -26,7 +26,7 @@ from trunkline.progress import Bar
 from trunkline.states.collate import Source
 from trunkline.states.encode import EncodeReport, encode
 from trunkline.states.store import States
-from trunkline.train import machine
+from trunkline.train import few, machine
 from trunkline.train.account import Run, account
 from trunkline.train.checkpoint import Checkpoints, lock
 from trunkline.train.depth import Search, search
@@ -80,9 +80,8 @@ def tune(
         with job.timed("tune"):
             fresh = partial(make, depth)
             data = Data(items["train"], items["validation"], source, fresh(0).spec, backbone.tokenizer.pad_id)
-            rate = found.learning_rate if found else None
             fitted = [found.fitted] if found and found.fitted else []
-            fitted += [job.fit(fresh, data, job.settings.seed + number, rate, about) for number in range(len(fitted), job.settings.seeds)]
+            fitted += [job.fit(fresh, data, job.settings.seed + number, found, about) for number in range(len(fitted), job.settings.seeds)]
         result = account(Run(parts, findings, items, source, encoded, fitted, job.settings, method, job.seconds, _command(), found))
         if job.out:
             result.save(job.out)
@@ -100,15 +99,20 @@ def checked(rows: Rows | Split, settings: Settings) -> tuple[Split, list[quality
     return parts, findings
 
 
+def spec_for(backbone: Backbone, train: Rows, task_options: str = "") -> Any:
+    """The spec of the rows' task: what it was told, what it learns from the training rows, and what the model can read. Raises: DataError, OptionError."""
+    task, told = choices.split_choice(f"{train.task}:{task_options}" if task_options else train.task)
+    if backbone.family.kind == "decoder":
+        told.setdefault("pooling", "last")  # a decoder's last token is the one that has seen the whole text
+    spec: Any = choices.build(names.task(task).TaskSpec, told, f"task {task!r}")
+    return replace(spec, **spec.learned_from(train), max_tokens=min(spec.max_tokens, backbone.max_tokens))
+
+
 def _maker(backbone: Backbone, parts: Split, method: str, settings: Settings) -> Callable[[Depth, int], Branch]:
     """From a depth and a seed to a fresh branch, whose new weights come from that seed and nothing else."""
     name, options = choices.split_choice(method)
     config = choices.build(names.method(name).Config, options, f"method {name!r}")
-    task, told = choices.split_choice(f"{parts.train.task}:{settings.task_options}" if settings.task_options else parts.train.task)
-    if backbone.family.kind == "decoder":
-        told.setdefault("pooling", "last")  # a decoder's last token is the one that has seen the whole text
-    spec: Any = choices.build(names.task(task).TaskSpec, told, f"task {task!r}")
-    spec = replace(spec, **spec.learned_from(parts.train), max_tokens=min(spec.max_tokens, backbone.max_tokens))
+    spec = spec_for(backbone, parts.train, settings.task_options)
 
     def make(depth: Depth, seed: int) -> Branch:
         with torch.random.fork_rng(devices=[]):
@@ -177,7 +181,8 @@ class _Job:
         def states(depth: Depth, some: list[Item]) -> Source | None:
             return stored(backbone, depth, {"some": some}, self.settings.states)[0]
 
-        found = search(backbone, items, make, states, self.settings)
+        way = few.search if few.suits(make(0, self.settings.seed), items) else search
+        found = way(backbone, items, make, states, self.settings)
         if kept and kept.is_file():
             found = replace(found, fitted=None)  # checkpoints of other data or settings: `fit` says so
         if kept:
@@ -202,12 +207,14 @@ class _Job:
         return folder / f"seed-{seed}"
 
     def fit(
-        self, make: Callable[[int], Branch], data: Data, seed: int, rate: float | None, about: dict[str, Any]
+        self, make: Callable[[int], Branch], data: Data, seed: int, found: Search | None, about: dict[str, Any]
     ) -> tuple[Branch, Progress]:  # fmt: skip
         """One run of the loop, with checkpoints where there is a folder, and a bar of its rows."""
         branch = make(seed)
-        rate = rate or self.settings.learning_rate or branch.config.learning_rate
-        solved = solve_head(branch, data)
+        rate = found.learning_rate if found else self.settings.learning_rate or branch.config.learning_rate
+        if found and found.few:
+            few.start(branch, data, found.few, self.settings, seed)
+        solved = bool(found and found.few) or solve_head(branch, data)
         every = epochs(self.settings, len(data.train)) * len(data.train)
         with ExitStack() as stack:
             kept = None
