@@ -205,25 +205,25 @@ def _joined(tokenizer: Tokenizer, parts: Sequence[_Part], texts: Sequence[str]) 
 def _owners(offsets: Sequence[tuple[int, int]], parts: Sequence[_Part], texts: Sequence[str]) -> list[int]:
     """The part of each token: of several that it reaches into, a message before the template."""
     ends = np.cumsum([len(text) for text in texts])
-    found = []
-    for start, end in offsets:
-        first = int(np.searchsorted(ends, start, side="right"))
-        last = max(first, int(np.searchsorted(ends, max(start, end - 1), side="right")))
-        reached = range(min(first, len(parts) - 1), min(last, len(parts) - 1) + 1)
-        found.append(next((part for part in reached if parts[part].message is not None and texts[part]), reached[0]))
-    return found
+    places = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+    first = np.searchsorted(ends, places[:, 0], side="right").clip(max=len(parts) - 1)
+    last = np.searchsorted(ends, np.maximum(places[:, 0], places[:, 1] - 1), side="right").clip(max=len(parts) - 1)
+    owners: list[int] = first.tolist()
+    for at in np.flatnonzero(last > first).tolist():
+        reached = range(owners[at], int(last[at]) + 1)
+        owners[at] = next((part for part in reached if parts[part].message is not None and texts[part]), reached[0])
+    return owners
 
 
 def _spans(tokenizer: Tokenizer, parts: Sequence[_Part], ids: Sequence[int], owners: Sequence[int], roles: Sequence[str]) -> list[Span]:
-    found = []
+    found, places = [], np.array(owners)
     for number, part in enumerate(parts):
-        own = [at for at, owner in enumerate(owners) if owner == number]
-        if part.message is None or not own:
+        if part.message is None:
             continue
-        end = own[-1] + 1
-        if roles[part.message] == "assistant":
-            end = _closed(tokenizer, ids, end)
-        found.append(Span(part.message, own[0], end))
+        own = np.flatnonzero(places == number)
+        if len(own):
+            start, end = int(own[0]), int(own[-1]) + 1
+            found.append(Span(part.message, start, _closed(tokenizer, ids, end) if roles[part.message] == "assistant" else end))
     return found
 
 
