@@ -79,7 +79,7 @@ def _calibrated(branch: Branch, done: Run) -> Any:
     """The spec with the temperature, or the threshold for no answer, that fits the validation rows best, where the task has one."""
     if getattr(branch.spec, "no_answers", False) and branch.spec.no_answer_threshold is None:
         return _with_threshold(branch, done)
-    if not hasattr(branch.spec, "temperature"):
+    if branch.spec.kind not in ("single", "multi"):  # nothing to calibrate; where a task draws tokens, its temperature is another thing
         return branch.spec
     truth, scores = _measured(branch, done, "validation")
     kept = np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-12)

@@ -36,4 +36,4 @@ def test_the_most_surprising_rows_come_first():
     rows = [{"text": "a", "label": "x"}, {"text": "b", "label": ["y", "z"]}, {"text": "c"}]
     found = errors(rows, None, [[2.0, 2], [6.0, 2], [2.0, 1]], 2)
     assert [(one["text"], one["label"]) for one in found] == [("b", "y"), ("c", None)]
-    assert found[0]["perplexity"] == pytest.approx(math.exp(3))
+    assert found[0]["error"] == pytest.approx(3.0)

@@ -20,10 +20,10 @@ from trunkline.types import Row
 
 
 def errors(rows: Sequence[Row], truth: Any, scores: Any, count: int) -> list[dict[str, Any]]:
-    """The rows whose text surprised the model most, token for token, for `Report.errors`."""
+    """The rows whose text surprised the model most, for `Report.errors`: text, label, predicted (nothing), error (nats a token)."""
     each = ratio(*np.asarray(scores, dtype=np.float64).T)
     worst = sorted(range(len(rows)), key=lambda at: (-each[at], at))[:count]
-    return [{"text": rows[at]["text"], "label": _label(rows[at]), "perplexity": float(np.exp(each[at]))} for at in worst]
+    return [{"text": rows[at]["text"], "label": _label(rows[at]), "predicted": None, "error": float(each[at])} for at in worst]
 
 
 def _label(row: Row) -> Any:
