@@ -5,13 +5,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import trunkline as tl
 from trunkline.data.columns import Columns
 from trunkline.data.conll import open_tagged, write
 from trunkline.data.formats import Form
 from trunkline.data.tagging import SCHEMES
-from trunkline.errors import DataError, OptionError
+from trunkline.errors import DataError, OptionError, TrunklineError
 from trunkline.types import Problem
 
 DATA = Path(os.environ.get("TRUNKLINE_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -204,3 +206,20 @@ def test_real_files_are_read_without_options(name, sentences, bad, entities):
     rows = tl.read(DATA / name, "tag")
     assert (len(rows), len(rows.problems)) == (sentences, bad)
     assert sum(len(row["label"]) for row in rows) == entities
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    text=st.text(alphabet="ab \t\n\r中BIOESX-_#\x00\x85\u2028\u200b\ufeff", min_size=1, max_size=60),
+    name=st.sampled_from(["a.conll", "a.txt"]),
+)
+def test_whatever_stands_in_a_file_is_rows_or_reasons(text, name, tmp_path):
+    try:
+        found = read(put(tmp_path, name, text))
+    except TrunklineError:
+        return
+    for record in found[0] if found else []:
+        if not isinstance(record, Problem):
+            row = record[1]
+            assert all(row["text"][start:end].strip() for start, end in row["words"])
+            assert all(0 <= start < end <= len(row["text"]) for start, end, _ in row["label"])

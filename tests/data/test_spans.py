@@ -3,6 +3,8 @@
 import re
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trunkline.data.columns import Columns
 from trunkline.data.formats import Form, open_table
@@ -152,3 +154,30 @@ def test_rows_of_files_keep_their_lines(tmp_path):
     good, bad = table.records
     assert good == (2, {"text": "Ann, yes", "label": [[0, 3, "PER"]]})
     assert str(bad).startswith(f"{path}:3: 'PER' from 0 to 9 does not lie inside")
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 25)
+    | st.floats(allow_nan=True)
+    | st.sampled_from(["PER", "B-PER", "O", "Ann", "", " ", "[[0, 3", "start"]),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["start", "end", "label", "text", "Ann"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.fixed_dictionaries({"text": st.just(TEXT) | JSON, "label": JSON, "words": st.none() | JSON}), min_size=1, max_size=3))
+def test_whatever_stands_there_is_a_row_or_a_reason(rows):
+    try:
+        records, _, _ = made(rows)
+    except DataError:
+        return
+    assert len(records) == len(rows)
+    for record in records:
+        if not isinstance(record, Problem):
+            text = record[1]["text"]
+            assert all(0 <= start < end <= len(text) and isinstance(kind, str) for start, end, kind in record[1].get("label", []))
