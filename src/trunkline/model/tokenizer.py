@@ -6,6 +6,7 @@ Special tokens that a user writes in a text ("[SEP]", "<|im_start|>") are encode
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -63,13 +64,35 @@ class Tokenizer:
         above 0 as many windows over the end of the last text as are needed, each with so many tokens of the one before.
         """
         strategy = "longest_first" if not stride else "only_first" if text_b is None else "only_second"
-        self._fast.enable_truncation(max_tokens, stride=stride, strategy=strategy)
-        encoding = self._fast.encode(text, text_b)
-        return [encoding, *encoding.overflowing] if stride else [encoding]
+        found = _encoded(self._fast, text, text_b, max_tokens, stride, strategy)
+        if self._guarded is not None and any(map(self._is_forged, found)):
+            found = _encoded(self._guarded, text, text_b, max_tokens, stride, strategy)
+        return found if stride else found[:1]
 
     def pieces(self, text: str) -> np.ndarray:
         """The ids (T,) int32 of a text alone, as long as it is: without the special tokens that stand before and behind it."""
         return np.asarray(self.written(text), dtype=np.int32)
+
+    def _is_forged(self, encoding: Encoding) -> bool:
+        """Whether the text itself holds a control token: one that stands where the tokenizer did not put it."""
+        put = encoding.special_tokens_mask
+        return any(one in self.control_ids and one != self._unknown and not put[at] for at, one in enumerate(encoding.ids))
+
+    @functools.cached_property
+    def _guarded(self) -> Any:
+        """For vocabularies that have control tokens among their ordinary pieces ("</s>" of T5 and XLM-R): a tokenizer to which these pieces have
+        a name that is in no text, under the same number. Used for texts that hold them, and for no other. None for all others.
+        """
+        whole = json.loads(self._fast.to_str())
+        if whole["model"].get("type") != "Unigram":
+            return None
+        names = {self._fast.id_to_token(one) for one in self.control_ids if one != self._unknown}
+        whole["model"]["vocab"] = [[f"\ue000{piece}" if piece in names else piece, score] for piece, score in whole["model"]["vocab"]]
+        whole["added_tokens"] = [token for token in whole["added_tokens"] if token["content"] not in names]
+        other = type(self._fast).from_str(json.dumps(whole))
+        other.encode_special_tokens = True
+        other.no_padding()
+        return other
 
     @functools.cached_property
     def controlled(self) -> Any:
@@ -112,3 +135,10 @@ class Tokenizer:
         ids = np.asarray(encoding.ids, dtype=np.int32)
         types = np.asarray(encoding.type_ids, dtype=np.int8) if self._segments else None
         return Tokens(ids, types if types is not None and types.any() else None)
+
+
+def _encoded(fast: Any, text: str, text_b: str | None, max_tokens: int, stride: int, strategy: str) -> list[Encoding]:
+    """The encoding of a text or a pair, and behind it what did not fit."""
+    fast.enable_truncation(max_tokens, stride=stride, strategy=strategy)
+    encoding = fast.encode(text, text_b)
+    return [encoding, *encoding.overflowing]
