@@ -6,12 +6,15 @@ and notes to stderr. Exit: 0 done, 1 an error of ours (one line), 2 wrong usage,
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import signal
 import sys
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import fields
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -21,6 +24,7 @@ import click
 
 from trunkline import __version__, choices, names
 from trunkline.errors import OptionError, TrunklineError, unknown
+from trunkline.prompting.settings import CALIBRATIONS, PICKS, PromptSettings
 from trunkline.train.settings import MODELS, Settings
 
 _READING = {
@@ -92,11 +96,11 @@ def _reading(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("--no-header", is_flag=True, help="the first line is a row; columns are then named 0, 1, 2, ...")(command)
 
 
-def _settings(command: Callable[..., None]) -> Callable[..., None]:
-    """One flag for each field of Settings, with its help and its default; no default stands here."""
-    hints = typing.get_type_hints(Settings)
-    for field in reversed(fields(Settings)):
-        if field.name == "task_options":
+def _settings(command: Callable[..., None], only: Collection[str] = (), kind: Any = Settings) -> Callable[..., None]:
+    """One flag for each field of Settings (or for some), with its help and its default; no default stands here."""
+    hints = typing.get_type_hints(kind)
+    for field in reversed(fields(kind)):
+        if field.name == "task_options" or (only and field.name not in only):
             continue  # written behind the task: --task classify:label_smoothing=0.1
         shown = "none" if field.default is None else field.default
         convert = _converter(field.name, hints[field.name])
@@ -139,19 +143,46 @@ def _hint(key: str, told: dict[str, Any]) -> Any:
     return bool | None if isinstance(told[key], bool) else int | str | None if key == "depth" else str | None
 
 
-def _read(path: str, task: str, told: dict[str, Any], *, labelled: bool = True) -> Any:
+def _read(path: str, task: str, told: dict[str, Any], *, labelled: bool = True, say: bool = True) -> Any:
     known = {k: v for k, v in told.items() if k in _READING and v is not None}
     rows = import_module("trunkline.data.read").read(path, task, header=not told.get("no_header"), labelled=labelled, **known)
-    for note in rows.notes:
+    for note in rows.notes if say else ():
         click.echo(f"note: {note}", err=True)
     return rows
 
 
 @commands.command()
 @click.argument("file")
+@click.option("--task", help=f"{_listed(names.TASKS)}, with options as in classify:max_tokens=64  [default: classify]")
+@click.option("--model", help="also count the tokens of this model, and what would be cut")
+@click.option("--validation-file", help="rows to choose by, instead of a share of FILE")
+@click.option("--test-file", help="rows to measure on, instead of a share of FILE")
+@click.option("--drop-leaks", is_flag=True, help="take rows out of train whose text stands in validation or test too")
+@click.option("--json", "as_json", is_flag=True, help="print what was found as JSON")
+@_reading
+@partial(_settings, only=("validation", "test", "split", "seed"))
+def prepare(file: str, as_json: bool, **told: Any) -> None:
+    """Show what is understood of FILE before anything is trained: rows, labels, lengths, the split, and what looks wrong."""
+    told, settings = _chosen(told, None)
+    data = _parts(file, told["task"], told, settings, say=False)
+    module = import_module("trunkline.data.prepare")
+    if not hasattr(data, "parts"):
+        by = {"validation": settings.validation, "test": settings.test, "by": settings.split, "seed": settings.seed}
+        data = import_module("trunkline.data.split").split(data, **by)
+    found = module.prepare(data)
+    if told["model"]:
+        found = import_module("trunkline.train.lengths").in_tokens(found, told["model"], task_options=settings.task_options)
+    click.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=2) if as_json else str(found))
+    words = [word for word in sys.argv[1:] if word != "--json"]
+    words = ["trunkline", "tune", *words[words.index("prepare") + 1 :], *found.remedies, "--out", module.runs_folder(file)]
+    click.echo(f"\nNext:\n  {shlex.join(words)}", err=True)
+
+
+@commands.command()
+@click.argument("file")
 @click.option("--task", help=f"{_listed(names.TASKS)}, with options as in classify:label_smoothing=0.1  [default: classify]")
 @click.option("--model", help=f"a name that `trunkline models` lists, a folder, or a hub id  [default: {_MODELS}]")
-@click.option("--method", help=f"{_listed(names.METHODS)}, with options as in lora:rank=8:dropout=0.1  [default: full]")
+@click.option("--method", help=f"{_listed(names.METHODS)}, with options as in lora:rank=8:dropout=0.1; several with commas between them are compared  [default: full]")
 @click.option("--depth", help="how many top layers are tuned, all, or auto: found by trials  [default: auto]")
 @click.option("--out", help="folder for the branch; also where a stopped run goes on from")
 @click.option("--validation-file", help="rows to choose by, instead of a share of FILE")
@@ -168,6 +199,9 @@ def tune(file: str, config: str | None, as_json: bool, **told: Any) -> None:
     asked = {k: told[k] for k in ("model", "method", "out") if told[k]} | (
         {} if told["depth"] is None else {"depth": _depth(told["depth"])}
     )
+    if "," in asked.get("method", ""):
+        _compare(data, settings, asked, as_json)
+        return
     branch = import_module("trunkline.train.tune").tune(data, settings=settings, **asked)
     _show(branch.report, as_json)
     if told["out"]:
@@ -175,6 +209,16 @@ def tune(file: str, config: str | None, as_json: bool, **told: Any) -> None:
             f'\nSaved in {told["out"]}. Look at {Path(told["out"]) / "report.html"}, or try:\n  trunkline predict {told["out"]} "..."',
             err=True,
         )
+
+
+def _compare(data: Any, settings: Settings, asked: dict[str, Any], as_json: bool) -> None:
+    """`tune` with several methods: each is tuned on the same split and states, and one table is printed."""
+    module, methods = import_module("trunkline.train.compare"), asked.pop("method").split(",")
+    found = module.compare(data, asked.pop("model", None), methods=methods, settings=settings, **asked)
+    click.echo(json.dumps(found.to_json(), indent=2) if as_json else str(found))
+    if asked.get("out"):
+        best = Path(asked["out"]) / module.folder_of(found.best)
+        click.echo(f'\nSaved in {asked["out"]}, a folder for each method. Next:\n  trunkline predict {best} "..."', err=True)
 
 
 def _depth(told: str | int) -> str | int:
@@ -186,10 +230,10 @@ def _depth(told: str | int) -> str | int:
     return int(text)
 
 
-def _parts(file: str, task: str, told: dict[str, Any], settings: Settings) -> Any:
+def _parts(file: str, task: str, told: dict[str, Any], settings: Settings | PromptSettings, *, say: bool = True) -> Any:
     """The rows of FILE, or a split where the user gave files of their own for the other parts."""
-    rows = _read(file, task, told)
-    given = {part: _read(told[f"{part}_file"], task, told) for part in ("validation", "test") if told.get(f"{part}_file")}
+    rows = _read(file, task, told, say=say)
+    given = {part: _read(told[f"{part}_file"], task, told, say=say) for part in ("validation", "test") if told.get(f"{part}_file")}
     if not given and not told.get("drop_leaks"):
         return rows
     module = import_module("trunkline.data.split")
@@ -200,6 +244,35 @@ def _parts(file: str, task: str, told: dict[str, Any], settings: Settings) -> An
 
 def _show(report: Any, as_json: bool) -> None:
     click.echo(report.to_json().decode() if as_json else str(report))
+
+
+@commands.command()
+@click.argument("file")
+@click.option("--model", help=f"a name that `trunkline models` lists, a folder, or a hub id  [default: {MODELS['decoder']}]")
+@click.option("--template", help="a YAML or JSON file  [default: made from the labels' names]")
+@click.option("--shots", default="0", show_default=True, help="how many training rows are shown as demonstrations")
+@click.option("--pick", default="nearest", show_default=True, help=f"which rows: {_listed(PICKS)}")
+@click.option("--calibrate", default="none", show_default=True, help=f"against label bias: {_listed(CALIBRATIONS)}")
+@click.option("--validation-file", help="rows to choose by, instead of a share of FILE")
+@click.option("--test-file", help="rows to measure on, instead of a share of FILE")
+@click.option("--out", help="write the report page to this file")
+@click.option("--json", "as_json", is_flag=True, help="print the report as JSON")
+@_reading
+@partial(_settings, kind=PromptSettings)
+def prompt(file: str, out: str | None, as_json: bool, **told: Any) -> None:
+    """Answer FILE without any training. Several values, with commas between them: the best on validation rows is measured."""
+    names_of = [f.name for f in fields(PromptSettings)]
+    settings = PromptSettings(**{name: told[name][0] if isinstance(told[name], tuple) else told[name] for name in names_of if told[name]})
+    several = {name: (told[name] or "").split(",") for name in ("template", "pick", "calibrate")}
+    several["template"] = [one or None for one in several["template"]]
+    shots = [choices.convert(one, int, "--shots") for one in told["shots"].split(",")]
+    found = import_module("trunkline.prompting.prompt").prompt(
+        _parts(file, "classify", told, settings), told["model"], shots=shots, settings=settings, **several
+    )
+    _show(found.report, as_json)
+    if out:
+        import_module("trunkline.storage").write_file(Path(out), found.report.html().encode())
+        click.echo(f"\nThe report page is in {out}.", err=True)
 
 
 @commands.command()
@@ -230,6 +303,16 @@ def evaluate(folder: str, file: str, model: str | None, as_json: bool, **told: A
     branch = import_module("trunkline.branch").load(folder, model=model)
     found = import_module("trunkline.evaluation.evaluate").evaluate(branch, _read(file, branch.task, told))
     _show(found, as_json)
+
+
+@commands.command()
+@click.argument("folder")
+@click.argument("out")
+@click.option("--model", help="the backbone, where it is not found under the name it was tuned with")
+def export(folder: str, out: str, model: str | None) -> None:
+    """Write what the branch in FOLDER learned as a PEFT adapter of the whole model, in the folder OUT."""
+    import_module("trunkline.branch").load(folder, model=model).export(out)
+    click.echo(f"Saved in {out}. How to load it with PEFT, and what the head does: {Path(out) / 'README.md'}", err=True)
 
 
 @commands.group(invoke_without_command=True)

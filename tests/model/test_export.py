@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModel, AutoModelForCausalLM, T5EncoderModel
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, T5EncoderModel
 
 from tests.test_contract import make, rows
 from tests.train.samples import make_branch, make_rows
@@ -18,6 +18,7 @@ from trunkline.methods import adalora, lora
 from trunkline.model.backbone import ALL, load_backbone
 from trunkline.model.export import import_adapter
 from trunkline.states.collate import collate
+from trunkline.types import IGNORE
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT asks transformers for it
 PLAIN = {"bert": AutoModel, "llama": AutoModel, "t5": T5EncoderModel, "gpt2": AutoModel}
@@ -25,7 +26,7 @@ CONFIGS = {
     "lora": lora.Config(rank=3),
     "dora": lora.Config(rank=2, dora=True),
     "rslora": lora.Config(rank=4, rslora=True, targets="attention"),
-    "pissa": lora.Config(rank=2, start="pissa"),
+    "pissa": lora.Config(rank=2, alpha=4.0, start="pissa"),
     "adalora": adalora.Config(rank=2, initial_rank=4),
     "ia3": names.method("ia3").Config(),
 }
@@ -134,6 +135,41 @@ def test_a_rounded_trunk_and_a_folder_of_something_else_are_refused(tiny_folder,
     assert (tmp_path / "letters" / "a.txt").read_text() == "dear"
 
 
+@pytest.mark.parametrize(
+    ("task", "family", "depth"), [("generate", "llama", 2), ("seq2seq", "t5", 1), ("seq2seq", "t5", 3), ("seq2seq", "t5", ALL)]
+)
+@pytest.mark.parametrize("name", ["lora", "pissa", "ia3"])
+def test_the_adapter_of_a_task_that_writes_is_for_the_model_that_writes(name, task, family, depth, tiny_folder, tmp_path):
+    config = CONFIGS[name]
+    plain = make(tiny_folder(family), task, "full", depth)
+    torch.manual_seed(0)
+    branch = Branch.new(plain.backbone, plain.spec, type(config).__module__.rpartition(".")[2], config, depth, "float32")
+    with torch.no_grad():
+        for parameter in branch.network.learned().values():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    folder = branch.export(tmp_path / "adapter")
+    assert not (folder / "head.safetensors").exists(), "the head is the model's own"
+    kind = AutoModelForCausalLM if task == "generate" else AutoModelForSeq2SeqLM
+    assert kind.__name__ in (folder / "README.md").read_text()
+    model = PeftModel.from_pretrained(kind.from_pretrained(tiny_folder(family)), str(folder)).eval()
+    items = branch.prepare(rows(task))
+    batch = collate(items, branch.source(), branch.spec, branch.backbone.tokenizer.pad_id)
+    whole = collate(items, None, branch.spec, branch.backbone.tokenizer.pad_id)
+    branch.network.eval()
+    with torch.no_grad():
+        wanted = branch.network(batch).hidden
+        if task == "generate":
+            got = model(input_ids=whole.ids, attention_mask=whole.mask.long(), output_hidden_states=True).hidden_states[-1]
+            counts = whole.mask
+        else:
+            said = branch.network.below.said(batch)
+            told = {"input_ids": whole.ids, "attention_mask": whole.mask.long(), "decoder_input_ids": said}
+            got = model(**told, output_hidden_states=True).decoder_hidden_states[-1]
+            counts = batch.targets != IGNORE
+    rounded = name == "pissa" and depth == ALL  # a weight that is taken apart and put together again in each of five layers
+    assert torch.allclose(got[counts], wanted[counts], atol=1e-4 if rounded else 1e-5)
+
+
 # The other way round
 
 
@@ -193,6 +229,13 @@ def test_a_layer_below_the_cut_is_named(tiny_folder, tmp_path):
     backbone, spec = load_backbone(tiny_folder("bert")), make(tiny_folder("bert"), "classify", "full", 1).spec
     with pytest.raises(OptionError, match=r"changes layer 1 \(attention\.self\.\w+\).* Use depth 2 or more"):
         Branch.from_adapter(backbone, spec, tmp_path / "peft", 1)
+
+
+def test_a_branch_with_both_halves_of_a_model_cannot_begin_with_an_adapter(tiny_folder, tmp_path):
+    made_by_peft(T5EncoderModel, tiny_folder("t5"), TOLD["t5"], tmp_path / "peft")
+    backbone, spec = load_backbone(tiny_folder("t5")), make(tiny_folder("t5"), "seq2seq", "full", 1).spec
+    with pytest.raises(OptionError, match="both halves"):
+        Branch.from_adapter(backbone, spec, tmp_path / "peft")
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,8 @@ def _lora(network: Network, places: dict[str, Any]) -> tuple[PeftConfig, dict[st
         down, up, scaling = _values(layer) if isinstance(layer, AdaLoraLayer) else _factors(network, name, layer)
         if not len(down):
             continue  # AdaLoRA gave it no rank at all
-        sizes[name] = len(down), scaling * len(down)
+        alpha = scaling * len(down)
+        sizes[name] = len(down), int(alpha) if alpha == int(alpha) else alpha  # some readers want a whole number
         tensors |= {f"{_ROOT}{name}.lora_A.weight": _saved(down), f"{_ROOT}{name}.lora_B.weight": _saved(up)}
         if "default" in layer.lora_magnitude_vector:
             dora = True
@@ -171,10 +172,11 @@ def _factors(network: Network, name: str, layer: Any) -> tuple[torch.Tensor, tor
     whole: Any = network._backbone.model.get_submodule(_without_front(network, name))
     if layer.get_base_layer().weight is whole.weight:
         return down, up, scaling
-    lacks = (layer.get_base_layer().weight - whole.weight).detach()
+    lacks = (layer.get_base_layer().weight - whole.weight).detach().double()
     left, sizes, right = torch.linalg.svd(lacks.T if layer.fan_in_fan_out else lacks, full_matrices=False)
     rank = len(down)
-    return torch.cat([down, right[:rank]]), torch.cat([up * scaling, left[:, :rank] * sizes[:rank]], dim=1), 1.0
+    second = right[:rank].to(down.dtype), (left[:, :rank] * sizes[:rank]).to(up.dtype)
+    return torch.cat([down, second[0]]), torch.cat([up * scaling, second[1]], dim=1), 1.0
 
 
 def _without_front(network: Network, name: str) -> str:
@@ -214,8 +216,12 @@ class Imported:
     def into(self, network: Network) -> None:
         """Make a network with these options, of this depth or a greater one, begin with the adapter.
 
-        Raises: OptionError that names a layer of the adapter that is below the cut.
+        Raises: OptionError that names a layer of the adapter that is below the cut, or where the branch has two stacks of layers.
         """
+        if isinstance(network.upper, nn.ModuleDict):
+            raise OptionError(
+                "a task that writes with both halves of an encoder-decoder cannot begin with an adapter. Tune it with 'lora'."
+            )
         cut = 0 if network.depth == ALL else network._backbone.layers - int(network.depth)
         layers = injected(network)
         for (number, module, part), tensor in self.tensors.items():

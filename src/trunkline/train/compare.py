@@ -26,7 +26,7 @@ from trunkline.types import Rows
 @dataclass(frozen=True)
 class Entry:
     """One method. validation: what it was chosen by; measured: value, low and high of the main metric on the test rows (the validation rows where
-    there are none); trained: parameters; bytes: of what a branch saves; seconds: of tuning, without encoding; against: the best minus
+    there are none); trained: parameters; bytes: of what a branch saves; seconds: of tuning once, without encoding; against: the best minus
     this one, on the same rows (None for the best itself).
     """
 
@@ -146,7 +146,9 @@ def _entry(method: str, branch: Branch, reached: float, metric: str) -> Entry:
     report: Any = branch.report
     tuned = next(result for result in report.results if result["name"] == "tuned")
     size = len(safetensors.torch.save({name: p.detach().cpu().contiguous() for name, p in branch.network.learned().items()}))
-    return Entry(method, reached, tuned["metrics"][metric], report.model["trained"], size, report.cost["seconds"]["tune"])
+    return Entry(
+        method, reached, tuned["metrics"][metric], report.model["trained"], size, report.cost["seconds"]["tune"] / len(report.seeds)
+    )
 
 
 def _answers(branches: dict[str, Branch], rows: Rows, settings: Settings) -> dict[str, tuple[Any, Any]]:
