@@ -4,9 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
+from tests.tiny import TEXTS
 from trunkline.errors import DataError
 from trunkline.evaluation.baselines.entities import entity_baselines, sampled, untuned_tagger
+from trunkline.evaluation.features import word_states
+from trunkline.model.backbone import load_backbone
+from trunkline.states.live import LiveStates
 from trunkline.tasks import tag
 from trunkline.types import IGNORE, Item, Rows
 
@@ -71,6 +76,19 @@ def test_the_tagger_reads_tags_off_states_and_gives_entities():
     assert result.test == [[(2 * start, 2 * end - 1, kind) for start, end, kind in spans] for spans in wanted]
     assert len(result.validation) == 10
     assert result.options["words"] == 120
+
+
+def test_states_of_words_are_the_last_ones_of_their_first_tokens(tiny_folder):
+    backbone = load_backbone(tiny_folder("bert"))
+    spec = dataclasses.replace(tag.TaskSpec(max_tokens=64), labels=("O", "B-PER", "I-PER"))
+    items = [tag.prepare({"text": text}, backbone.tokenizer, spec) for text in (*TEXTS, "\u200b")]
+    at = [item.about.slots for item in items]
+    live = word_states(backbone, 1, items, LiveStates(backbone.trunk(1)), at)
+    assert [one.shape for one in live] == [(len(item.about.words), backbone.width) for item in items]
+    for item, places, one in zip(items, at, live):
+        with torch.no_grad():
+            whole = backbone.model(input_ids=torch.from_numpy(item.tokens[0].ids)[None].long()).last_hidden_state[0]
+        assert np.allclose(one, whole[places].numpy(), atol=5e-3)
 
 
 def test_rows_are_sampled_by_their_words():
