@@ -104,6 +104,23 @@ def test_asked_again_on_demand(there: ThreadingHTTPServer, tmp_path: Path) -> No
     assert len(there.seen) == 2
 
 
+def test_a_damaged_answer_is_asked_for_again(there: ThreadingHTTPServer, tmp_path: Path) -> None:
+    client(there, tmp_path)[0].complete(ASKED)
+    (kept,) = tmp_path.rglob("*.json")
+    kept.write_bytes(kept.read_bytes()[:-20])
+    assert client(there, tmp_path)[0].complete(ASKED) == "A refund."
+    assert len(there.seen) == 2
+
+
+def test_after_an_error_nothing_more_is_asked(there: ThreadingHTTPServer) -> None:
+    there.script = [(401, {}, b"no")] * 100
+    scorer = ByServer(client(there)[0], TEMPLATE, "none")
+    rows = [{"text": f"refund {n}"} for n in range(50)]
+    with pytest.raises(ModelError, match="status 401"):
+        scorer.probabilities(rows, [()] * 50, [])
+    assert len(there.seen) < 10
+
+
 def test_what_passes_is_tried_again_later_each_time(there: ThreadingHTTPServer) -> None:
     there.script = [(503, {}, {}), (500, {}, {}), (429, {"Retry-After": "7"}, {})]
     server, slept = client(there)

@@ -96,17 +96,18 @@ class Server:
         body = {"model": self.model, "messages": list(messages), "temperature": 0, "max_tokens": _NEW_TOKENS, "seed": self.settings.seed}
         name = storage.sha256(json.dumps([self.address, body], sort_keys=True, ensure_ascii=False).encode())
         path = self.folder / name[:2] / f"{name}.json" if self.folder else None
-        if path and path.is_file() and not self.settings.fresh:
-            found = storage.from_json(path.read_bytes(), str(path))
+        kept = _kept(path) if path and not self.settings.fresh else None
+        if kept is not None:
             with self._lock:
                 self.spent.kept += 1
-            return str(found["text"])
+            return kept
         text, used = self._read(self._post(json.dumps(body, ensure_ascii=False).encode()))
         with self._lock:
             self.spent.tokens_in += used[0]
             self.spent.tokens_out += used[1]
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.folder and path:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.parent.mkdir(exist_ok=True)
             storage.write_file(path, storage.to_json({"text": text, "tokens_in": used[0], "tokens_out": used[1]}))
         return text
 
@@ -206,13 +207,17 @@ class ByServer:
         words = list(self.template.labels.values())
         chats = [self.messages(row, [pool[i] for i in some]) for row, some in zip(rows, shots, strict=True)]
         found = np.full((len(rows), len(words)), 1 / len(words))
-        with ThreadPoolExecutor(self.server.settings.parallel) as threads, Bar("ask", unit="rows") as bar:
-            for at, text in enumerate(threads.map(self.server.complete, chats)):
-                named = label_in(text, words)
-                self.silent += named is None
-                if named is not None:
-                    found[at] = np.eye(len(words))[named]
-                bar.to(at + 1, len(rows))
+        threads = ThreadPoolExecutor(self.server.settings.parallel)
+        try:
+            with Bar("ask", unit="rows") as bar:
+                for at, text in enumerate(threads.map(self.server.complete, chats)):
+                    named = label_in(text, words)
+                    self.silent += named is None
+                    if named is not None:
+                        found[at] = np.eye(len(words))[named]
+                    bar.to(at + 1, len(rows))
+        finally:
+            threads.shutdown(cancel_futures=True)  # after an error nothing more is asked, and paid
         return found
 
     def messages(self, row: Row, shots: Sequence[Row]) -> list[dict[str, str]]:
@@ -241,6 +246,14 @@ def label_in(text: str, words: Sequence[str]) -> int | None:
     every = [span for spans in found.values() for span in spans]
     whole = [at for at, spans in found.items() if any(not any(o != s and o[0] <= s[0] and s[1] <= o[1] for o in every) for s in spans)]
     return whole[0] if len(whole) == 1 else None
+
+
+def _kept(path: Path) -> str | None:
+    """The answer in a file; None where there is none, or not a whole one."""
+    try:
+        return str(storage.from_json(path.read_bytes(), str(path))["text"]) if path.is_file() else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _seconds(told: str | None) -> float:
