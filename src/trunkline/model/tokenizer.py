@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Encoding
+from tokenizers.models import Unigram
 from transformers import AutoTokenizer
 
 from trunkline.errors import ModelError
@@ -83,9 +84,9 @@ class Tokenizer:
         """For vocabularies that have control tokens among their ordinary pieces ("</s>" of T5 and XLM-R): a tokenizer to which these pieces have
         a name that is in no text, under the same number. Used for texts that hold them, and for no other. None for all others.
         """
-        whole = json.loads(self._fast.to_str())
-        if whole["model"].get("type") != "Unigram":
+        if not isinstance(self._fast.model, Unigram):
             return None
+        whole = json.loads(self._fast.to_str())
         names = {self._fast.id_to_token(one) for one in self.control_ids if one != self._unknown}
         whole["model"]["vocab"] = [[f"\ue000{piece}" if piece in names else piece, score] for piece, score in whole["model"]["vocab"]]
         whole["added_tokens"] = [token for token in whole["added_tokens"] if token["content"] not in names]
