@@ -67,7 +67,7 @@ def test_the_loss_falls_as_classes_draw_together():
 
 def test_each_row_comes_once_an_epoch_and_beside_one_of_its_class():
     targets = np.repeat(np.arange(9), [8, 8, 7, 1, 8, 3, 8, 8, 8])
-    found = pairs_of(targets, 16, seed=1, epoch=0)
+    found = pairs_of(targets, np.ones(len(targets)), 16, seed=1, epoch=0)
     assert sorted(np.concatenate(found)) == list(range(len(targets)))
     assert len(found) == -(-len(targets) // 16)
     alone = sum(count == 1 for batch in found for count in Counter(targets[batch]).values())
@@ -76,9 +76,16 @@ def test_each_row_comes_once_an_epoch_and_beside_one_of_its_class():
 
 def test_pairs_change_with_the_epoch_and_not_with_the_call():
     targets = np.repeat(np.arange(4), 8)
-    one, again, other = (np.concatenate(pairs_of(targets, 8, seed=1, epoch=epoch)) for epoch in (0, 0, 1))
+    one, again, other = (np.concatenate(pairs_of(targets, np.ones(32), 8, seed=1, epoch=epoch)) for epoch in (0, 0, 1))
     assert (one == again).all()
     assert (one != other).any()
+
+
+def test_pairs_of_like_length_come_together():
+    targets, lengths = np.repeat(np.arange(64), 8), np.random.default_rng(0).integers(5, 60, 512)
+    padded = sum(len(batch) * lengths[batch].max() for batch in pairs_of(targets, lengths, 64, seed=0, epoch=0))
+    plain = sum(len(part) * lengths[part].max() for part in np.split(np.arange(512), 8))
+    assert padded < 0.9 * plain
 
 
 def test_each_row_is_held_out_once_with_classes_in_equal_shares():

@@ -39,6 +39,8 @@ DEPTH = 2
 BATCH = 64
 RATE = 3e-4
 _TEMPERATURE = 0.07
+_BUCKET = 4
+"""Pairs are sorted by length within runs of so many batches: half the padding, and other neighbours in each pass all the same."""
 _PASSES, _ROW_PASSES = (3, 10), 10_000
 """Of tuning on pairs: so many passes over the rows, at least and at most, and in between as many as make so many rows."""
 _FOLDS, _ONE_FOLD_FROM = 3, 2000
@@ -48,8 +50,9 @@ _FOLDS, _ONE_FOLD_FROM = 3, 2000
 def suits(branch: Branch, items: dict[str, list[Item]]) -> bool:
     """Whether there are few rows for each class, and a plain linear head on pooled states is what the task wants."""
     spec, head = branch.spec, branch.network.head
-    plain = branch.spec.kind == "single" and branch.method == "full" and isinstance(head, PooledHead) and head.pooling.query is None
-    if not plain or getattr(spec, "weights", ()) or getattr(spec, "focal_gamma", 0) or branch.backbone.family.whole_only:
+    plain = spec.kind == "single" and branch.method == "full" and isinstance(head, PooledHead) and head.pooling.query is None
+    weighted = bool(getattr(spec, "weights", ())) or bool(getattr(spec, "focal_gamma", 0.0))
+    if not plain or weighted or branch.backbone.family.whole_only:
         return False
     return len(items["train"]) <= ROWS * len(spec.labels)
 
@@ -102,7 +105,12 @@ def tune_on_pairs(branch: Branch, data: Data, settings: Settings, seed: int) -> 
     least, most = _PASSES
     passes = settings.epochs or max(least, min(most, _ROW_PASSES // len(targets)))
     told = replace(settings, epochs=passes, batch_size=BATCH, accumulate=1, evaluate_every=10**9, patience=None, metric=None)
-    learned = replace(data, validation=data.validation[:1], loss=loss, order=lambda epoch: pairs_of(targets, BATCH, seed, epoch))
+    lengths = np.array([len(item.tokens[0]) for item in data.train])
+
+    def order(epoch: int) -> list[np.ndarray]:
+        return pairs_of(targets, lengths, BATCH, seed, epoch)
+
+    learned = replace(data, validation=data.validation[:1], loss=loss, order=order)
     with Bar(f"pairs (seed {seed})", unit="steps") as bar:
         rate = settings.learning_rate or RATE
         fit(branch.network, learned, told, learning_rate=rate, seed=seed, on_step=lambda progress, steps: bar.to(progress.step, steps))
@@ -121,12 +129,12 @@ def contrast(vectors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return -(shares.masked_fill(~same, 0.0).sum(1) / same.sum(1).clamp(min=1)).mean()
 
 
-def pairs_of(targets: np.ndarray, size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The index arrays of one epoch, about `size` rows each: the rows of each class two by two, pairs in random order.
+def pairs_of(targets: np.ndarray, lengths: np.ndarray, size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The index arrays of one epoch, about `size` rows each: the rows of each class two by two, in random order, like lengths together.
 
     Each row is there once; of a class with an odd number one is left over, and comes alone.
 
-    >>> sorted(map(len, pairs_of(np.array([0, 0, 1, 1, 1]), 4, seed=0, epoch=0)))
+    >>> sorted(map(len, pairs_of(np.array([0, 0, 1, 1, 1]), np.ones(5), 4, seed=0, epoch=0)))
     [2, 3]
     """
     generator = np.random.default_rng((seed, epoch))
@@ -134,9 +142,11 @@ def pairs_of(targets: np.ndarray, size: int, seed: int, epoch: int) -> list[np.n
     for label in np.unique(targets):
         places = generator.permutation(np.flatnonzero(targets == label))
         twos += [places[at : at + 2] for at in range(0, len(places), 2)]
-    mixed = [twos[at] for at in generator.permutation(len(twos))]
-    count = -(-len(targets) // size)
-    return [np.concatenate([mixed[at] for at in part]) for part in np.array_split(np.arange(len(mixed)), count)]
+    order, run = generator.permutation(len(twos)), _BUCKET * size // 2
+    longest = np.array([lengths[two].max() for two in twos])
+    order = np.concatenate([part[np.argsort(longest[part], kind="stable")] for part in np.split(order, range(run, len(order), run))])
+    made = [np.concatenate([twos[at] for at in part]) for part in np.array_split(order, -(-len(targets) // size))]
+    return [made[at] for at in generator.permutation(len(made))]
 
 
 def folds(targets: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
