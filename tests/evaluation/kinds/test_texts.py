@@ -152,6 +152,10 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch, metric, package) -> N
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=rf"'{package}'.*pip install 'trunkline\[text\]'"):
         compute([metric], [["a"]], ["a"])
+    can, said = texts.usable([metric, "number_match"])
+    assert can == ["number_match"]
+    assert len(said) == 1
+    assert f"'{package}'" in said[0]
     assert compute(["exact_match_text", "number_match"], [["1"]], ["1"]) == {"exact_match_text": 1.0, "number_match": 1.0}
     assert texts.errors([{"text": "q"}], [["a"]], ["b"], 1)
 

@@ -78,6 +78,18 @@ def errors(rows: Sequence[Row], truth: Truth, scores: Sequence[str], count: int)
     ]
 
 
+def usable(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Those of the metrics that can be worked out here, and a sentence for each package that the others need: to be asked before the work.
+
+    >>> usable(["exact_match_text", "number_match"])
+    (['exact_match_text', 'number_match'], [])
+    """
+    names = list(names)
+    lacking = {name: _PACKAGES[name] for name in names if name in _PACKAGES and not importlib.util.find_spec(_PACKAGES[name][0])}
+    said = [str(MissingExtra(package, "text", purpose)) for _, package, purpose in dict.fromkeys(lacking.values())]
+    return [name for name in names if name not in lacking], said
+
+
 def _bleu(truth: Truth, scores: Sequence[str]) -> Weighted:
     tokenizer = "zh" if _is_chinese(text for references in truth for text in references) else "13a"
     return _summed(_sacrebleu().BLEU(tokenize=tokenizer, force=True), truth, scores)  # force: no advice about tokenised text
@@ -123,7 +135,7 @@ def _rouge(kind: str) -> Callable[[Any, Any], Weighted]:
     """Row means of rouge-score's F of one kind ("rouge1", "rouge2", "rougeL")."""
 
     def rows(truth: Truth, scores: Sequence[str]) -> np.ndarray:
-        module = _package("rouge_score.rouge_scorer", "rouge-score", "ROUGE")
+        module = _package("rouge1")
         latin, other = module.RougeScorer([kind]), module.RougeScorer([kind], tokenizer=_Tokens())
         found = []
         for references, said in zip(truth, scores, strict=True):
@@ -156,12 +168,13 @@ def _each(same: Callable[[str], Any], references: Iterable[str]) -> list[Any]:
 
 
 def _sacrebleu() -> Any:
-    return _package("sacrebleu.metrics", "sacrebleu", "BLEU and chrF")
+    return _package("bleu")
 
 
-def _package(module: str, package: str, purpose: str) -> Any:
-    """A module of a package that only these metrics need, loaded when one of them is asked for."""
-    if importlib.util.find_spec(module.split(".")[0]) is None:
+def _package(metric: str) -> Any:
+    """The module of a package that only these metrics need, loaded when one of them is asked for."""
+    module, package, purpose = _PACKAGES[metric]
+    if importlib.util.find_spec(module) is None:
         raise MissingExtra(package, "text", purpose)
     if package == "sacrebleu":
         import sacrebleu.metrics
@@ -171,6 +184,10 @@ def _package(module: str, package: str, purpose: str) -> Any:
 
     return rouge_score.rouge_scorer
 
+
+_PACKAGES = dict.fromkeys(("bleu", "chrf"), ("sacrebleu", "sacrebleu", "BLEU and chrF"))
+_PACKAGES |= dict.fromkeys(("rouge1", "rouge2", "rouge_l"), ("rouge_score", "rouge-score", "ROUGE"))
+"""The module, its package, and what it is for."""
 
 METRICS = (
     Metric("bleu", "BLEU", _bleu, ("texts",), percent=True),
