@@ -12,6 +12,8 @@ from trunkline.states.encode import encode
 from trunkline.states.search import vectors_of
 from trunkline.states.store import States
 from trunkline.tasks import classify, rank, regress
+from trunkline.train import fit
+from trunkline.train.settings import Settings
 from trunkline.types import Batch, Output, Rows, Tokens
 
 GENERATOR = np.random.default_rng(0)
@@ -212,3 +214,13 @@ def test_mined_negatives_look_right_and_are_not():
     assert mined > 20
     with pytest.raises(OptionError, match="19 query vectors came with 20 rows"):
         rank.mine_negatives(rows, queries[1:], passages, vectors)
+
+
+def test_rows_of_one_passage_do_not_come_in_one_batch(tiny_folder):
+    made = branch(tiny_folder("bert"))
+    rows = [row(f"who can help {n}", "card " * (1 + n % 8)) for n in range(64)]  # by length, each batch would have one passage only
+    items = made.prepare(rows)
+    data = fit.Data(items, items[:8], made.source(), made.spec, made.backbone.tokenizer.pad_id)
+    loop = fit._Loop(made.network, data, Settings(batch_size=8), 1e-3, 0, None)
+    passages = [len({rows[at]["text_b"] for at in indices}) for indices in fit.batches(loop.lengths, 8, seed=0, epoch=0)]
+    assert np.mean(passages) > 4

