@@ -175,9 +175,23 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_like_one_that_was_not(model, tm
     assert (tmp_path / "clean/branch.safetensors").read_bytes() == (tmp_path / "run/branch.safetensors").read_bytes()
 
 
-def test_the_budget_ends_it_after_the_first_part(model):
-    found = tl.tune(rows(), model, settings=replace(QUICK, budget="0s")).report.search
-    assert found["rows"][1] < 25, "one part of three"
+def tried(right):
+    made = few._Tried(np.zeros(len(right)), None)
+    made.each = {strength: np.array(right, dtype=bool) for strength in few.STRENGTHS}
+    return made
+
+
+def test_no_further_part_is_held_out_where_the_difference_is_clear():
+    alone, barely, clearly = tried([1] * 50 + [0] * 50), tried([1] * 52 + [0] * 48), tried([1] * 60 + [0] * 40)
+    assert [few._clear(alone, other) for other in (alone, barely, clearly)] == [False, False, True]
+    assert few._better(alone, barely)
+    assert not few._better(alone, alone)
+
+
+def test_the_budget_ends_it_after_the_first_part(model, monkeypatch):
+    monkeypatch.setattr(few, "_clear", lambda alone, tuned: False)
+    held = [tl.tune(rows(), model, settings=replace(QUICK, budget=budget)).report.search["rows"][1] for budget in ("0s", "1h")]
+    assert held[0] < held[1] / 2
 
 
 def test_other_seeds_draw_other_pairs(model, monkeypatch):

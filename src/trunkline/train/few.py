@@ -44,7 +44,7 @@ _BUCKET = 4
 _PASSES, _ROW_PASSES = (3, 10), 10_000
 """Of tuning on pairs: so many passes over the rows, at least and at most, and in between as many as make so many rows."""
 _FOLDS, _ONE_FOLD_FROM = 3, 2000
-"""The rows are divided in so many parts; from so many rows on, one part alone tells enough."""
+"""The rows are divided in so many parts, held out in turn until the difference is clear; of so many rows one part tells enough."""
 
 
 def suits(branch: Branch, items: dict[str, list[Item]]) -> bool:
@@ -69,7 +69,7 @@ def search(
     targets, vectors = _targets(train), _vectors(fresh, data)
     alone, tuned, spent = _Tried(targets, fresh.spec), _Tried(targets, fresh.spec), [0.0, 0.0]
     for number, (kept, held) in enumerate(folds(targets, settings.seed)):
-        if number and (time.perf_counter() - started) * (number + 1) / number > budget:
+        if number and (_clear(alone, tuned) or (time.perf_counter() - started) * (number + 1) / number > budget):
             break
         began = time.perf_counter()
         alone.add(vectors, kept, held)
@@ -79,12 +79,12 @@ def search(
         tuned.add(_vectors(branch, data), kept, held)
         spent[1] += time.perf_counter() - began
     rate = settings.learning_rate or RATE
-    trials = Trial(0, rate, alone.value, spent[0]), Trial(depth, rate, tuned.value, spent[1])
+    trials = Trial(0, rate, float(alone.right.mean()), spent[0]), Trial(depth, rate, float(tuned.right.mean()), spent[1])
     pairs = _better(alone, tuned)
     told = "layers tuned on pairs of texts are better than the head alone" if pairs else "layers tuned on pairs of texts are no better"
     why = f"{told}; {len(train) / len(fresh.spec.labels):.0f} rows a class are few, so it was tried on training rows that were held out"
     chosen = Few((tuned if pairs else alone).strength, pairs)
-    rows = len(train) - len(held), alone.rows
+    rows = len(train) - len(held), len(alone.right)
     return Search(depth if pairs else 0, rate, "accuracy", trials, rows, time.perf_counter() - started, why, few=chosen)
 
 
@@ -161,29 +161,37 @@ def folds(targets: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarr
 
 
 class _Tried:
-    """One way, on the rows that were held out: how many it gets right with each strength."""
+    """One way, on the rows that were held out: which of them it gets right with each strength."""
 
     def __init__(self, targets: np.ndarray, spec: Any) -> None:
-        self.targets, self.spec, self.rows, self.right = targets, spec, 0, dict.fromkeys(STRENGTHS, 0)
+        self.targets, self.spec = targets, spec
+        self.each = {strength: np.empty(0, dtype=bool) for strength in STRENGTHS}
 
     def add(self, vectors: np.ndarray, kept: np.ndarray, held: np.ndarray) -> None:
-        self.rows += len(held)
         for strength in STRENGTHS:
             solved = fit_linear(vectors[kept], self.targets[kept], self.spec, strengths=(strength,))
-            self.right[strength] += int((solved.scores(vectors[held]).argmax(1) == self.targets[held]).sum())
+            right = solved.scores(vectors[held]).argmax(1) == self.targets[held]
+            self.each[strength] = np.concatenate([self.each[strength], right])
 
     @property
     def strength(self) -> float:
-        return max(STRENGTHS, key=lambda strength: self.right[strength])
+        return max(STRENGTHS, key=lambda strength: float(self.each[strength].mean()))
 
     @property
-    def value(self) -> float:
-        return self.right[self.strength] / self.rows
+    def right(self) -> np.ndarray:
+        """(N,) bool, with the strength that is best."""
+        return self.each[self.strength]
 
 
 def _better(alone: _Tried, tuned: _Tried) -> bool:
-    """Whether tuning on pairs is worth it: any gain is, as more rows than were kept bring it more than they bring the head alone."""
-    return tuned.value > alone.value
+    """Whether tuning on pairs is worth it: any gain is, as with all rows it has more to learn from than it had here."""
+    return bool(tuned.right.mean() > alone.right.mean())
+
+
+def _clear(alone: _Tried, tuned: _Tried) -> bool:
+    """Whether the two differ by more than two standard errors of their difference, so that no further rows need to be held out."""
+    difference = tuned.right.astype(float) - alone.right
+    return bool(abs(difference.mean()) > 2 * difference.std() / np.sqrt(len(difference)))
 
 
 def _targets(items: Sequence[Item]) -> np.ndarray:
