@@ -79,16 +79,20 @@ def main() -> None:
     parser.add_argument("--only", type=int, nargs="*", help="of the prompts, by number")
     parser.add_argument("--neighbours", help="another model to find the nearest rows with")
     parser.add_argument("--reuse", action="store_true", help="rows/s of 4 random demonstrations by what is reused, on --rows rows")
+    parser.add_argument("--validation", action="store_true", help="measure on the validation rows: for what defaults are chosen by")
+    parser.add_argument("--balance", action="store_true", help="as many of the nearest rows of each label")
     asked = parser.parse_args()
-    settings = PromptSettings(threads=1, test_rows=asked.rows, baseline_rows=0, neighbours=asked.neighbours)
+    balance = True if asked.balance else None
+    settings = PromptSettings(threads=1, test_rows=asked.rows, baseline_rows=0, neighbours=asked.neighbours, balance=balance)
     for name in asked.sets:
         parts, template = SETS[name](asked.pool)
+        parts = replace(parts, test=parts.validation) if asked.validation else parts
         if asked.reuse:
             by_reuse(name, parts, template, asked.model, settings)
             continue
         for at, (shots, pick, calibrate) in enumerate(PROMPTS):
             if asked.only is None or at in asked.only:
-                told = replace(settings, baseline_rows=asked.pool if at == 0 else 0)
+                told = replace(settings, baseline_rows=asked.pool if at == 0 and not asked.validation else 0)
                 found = prompt(parts, asked.model, template=template, shots=shots, pick=pick, calibrate=calibrate, settings=told)
                 show(name, asked.model, found.report)
 
