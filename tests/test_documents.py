@@ -196,7 +196,7 @@ def test_architecture_names_every_file() -> None:
     assert set(told) == there
 
 
-@pytest.mark.parametrize("example", ["classify", "regress", "span", "rank", "recommend"])
+@pytest.mark.parametrize("example", ["classify", "regress", "tag", "span", "rank", "recommend", "compare"])
 def test_examples_run(example: str, cache: Path, tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     source = read(f"examples/{example}.py")
@@ -204,6 +204,18 @@ def test_examples_run(example: str, cache: Path, tiny_folder: Callable[[str], Pa
     main = runpy.run_path(str(ROOT / f"examples/{example}.py"))["main"]
     file = [str(tl.embedded("zh"))] if example == "classify" else [None]
     main(*file, str(tiny_folder("bert")), settings=QUICK)
+    assert "tuned branch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("example", "family"), [("seq2seq", "t5"), ("generate", "llama")])
+def test_examples_that_write_run(
+    example: str, family: str, cache: Path, tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len(read(f"examples/{example}.py").splitlines()) < 60
+    main = runpy.run_path(str(ROOT / f"examples/{example}.py"))["main"]
+    split = "group" if example == "generate" else "label"
+    main(None, str(tiny_folder(family)), settings=Settings(epochs=1, split=split, task_options="max_new_tokens=8"))
     assert "tuned branch" in capsys.readouterr().out
 
 

@@ -6,6 +6,7 @@ classify:label_smoothing=0.1    a task and what its TaskSpec may be told
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -19,12 +20,14 @@ _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "o
 
 
 def split_choice(text: str) -> tuple[str, dict[str, str]]:
-    """The name and the options of a choice.
+    r"""The name and the options of a choice. A colon within a value is written with a backslash before it.
 
     >>> split_choice("lora:rank=16:dropout=0.1")
     ('lora', {'rank': '16', 'dropout': '0.1'})
+    >>> split_choice(r"seq2seq:prefix=summarize\: ")
+    ('seq2seq', {'prefix': 'summarize: '})
     """
-    name, *parts = text.split(":")
+    name, *parts = (part.replace("\\:", ":") for part in re.split(r"(?<!\\):", text))
     options: dict[str, str] = {}
     for part in parts:
         key, equals, value = part.partition("=")

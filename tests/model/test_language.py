@@ -1,10 +1,12 @@
 """A backbone's own output layer against the library's whole model for text: likelihoods, gradients, and texts, at every depth."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig
 
@@ -38,7 +40,18 @@ def saved(model_type: str, folder: Path, **told: object) -> Path:
         torch.nn.init.normal_(parameter, std=0.3) if parameter.dim() > 1 else parameter.data.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     words.save_pretrained(folder)
+    if told.get("tie_word_embeddings") is False and config.is_encoder_decoder:
+        _untie(folder)
     return folder
+
+
+def _untie(folder: Path) -> None:
+    """Give a saved T5 an output layer of its own, as the later ones have. The library goes by the values in the files, not by the settings."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = torch.randn(tensors["shared.weight"].shape, generator=torch.Generator().manual_seed(5))
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"tie_word_embeddings": False}))
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +229,13 @@ def test_writing_uses_the_branchs_layers_and_no_second_copy_of_a_weight(model_ty
     network._follow_embeddings()
     ours = {p.data_ptr() for p in (*backbone.model.parameters(), *network.parameters(), *network.head.model.shell.parameters())}
     assert {p.data_ptr() for p in model.parameters()} <= ours
+
+
+def test_the_files_decide_whether_the_output_layer_is_tied(folder):
+    assert LanguageModel(seen(folder("t5"))).tied
+    assert not LanguageModel(seen(folder("t5", tie_word_embeddings=False))).tied
+    assert not LanguageModel(seen(folder("llama", tie_word_embeddings=False))).tied
+    assert not oracle(folder("t5", tie_word_embeddings=False)).lm_head.weight.equal(seen(folder("t5")).model.shared.weight)
 
 
 def test_an_output_layer_that_no_file_holds_is_an_error(tmp_path):

@@ -26,7 +26,8 @@ from trunkline.types import IGNORE, Batch, Output
 
 _LOGITS_AT_ONCE = 1 << 24
 """Logits are made and used in pieces of about so many numbers (64 MB), so that memory does not grow with the batch."""
-_OLD_NAMES = {"lm_head.weight": "embed_out.weight"}
+_OUTPUT = "lm_head.weight"
+_OLD_NAMES = {_OUTPUT: "embed_out.weight"}
 
 
 class LanguageModel:
@@ -41,9 +42,8 @@ class LanguageModel:
             shell = kind.from_config(copy.deepcopy(backbone.config))
         if self.kind == "encoder-decoder":  # the library makes the decoder's cache for as many layers as the encoder has
             shell.config.num_hidden_layers = len(at(at(backbone.model, backbone.family.decoder), backbone.family.layers))
-        self.tied = bool(backbone.config.get_text_config().tie_word_embeddings)
         self._put(shell, _Given(), _Given())
-        _fill(shell, backbone, self.tied)
+        self.tied = _fill(shell, backbone)
         self.shell: Any = shell.eval().requires_grad_(False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LanguageModel:
@@ -165,28 +165,31 @@ class _Given(nn.Module):
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=inputs_embeds)
 
 
-def _fill(shell: Any, backbone: Backbone, tied: bool) -> None:
-    """Put the backbone's tensors where the shell has none yet: the tied output layer, or what only the files hold.
+def _fill(shell: Any, backbone: Backbone) -> bool:
+    """Put the backbone's tensors where the shell has none yet, and say whether its output layer is the input embeddings.
 
-    Raises: ModelError when the files have no output layer, so that this backbone was never made to write.
+    As in the library, the files decide: where they hold an output layer with values of its own, nothing is tied, whatever the settings say.
+    Raises: ModelError when there is none, so that this backbone was never made to write.
     """
-    embeddings: Any = backbone.model.get_input_embeddings()  # type: ignore[operator]
-    if tied:
-        shell.lm_head.weight = embeddings.weight
+    embeddings: torch.Tensor = backbone.model.get_input_embeddings().weight  # type: ignore[operator]
     empty = [name for name, tensor in (*shell.named_parameters(), *shell.named_buffers()) if tensor.is_meta]
-    found = _read(backbone, empty)
+    found = {name: tensor.to(embeddings) for name, tensor in _read(backbone, empty).items()}
+    own = found.get(_OUTPUT)
+    tied = bool(backbone.config.get_text_config().tie_word_embeddings) and (own is None or torch.equal(own, embeddings))
+    if not tied and own is None:
+        raise ModelError(
+            f"{backbone.folder}: has no tensor {_OUTPUT!r}, so it cannot write text. Give a model with its output layer (...ForCausalLM)."
+        )
     for name in empty:
         module, _, last = name.rpartition(".")
         place = shell.get_submodule(module)
-        if name in found:
-            tensor = found[name].to(device=backbone.device, dtype=embeddings.weight.dtype)
-        elif isinstance(getattr(place, last), nn.Parameter):
-            raise ModelError(
-                f"{backbone.folder}: has no tensor {name!r}, so it cannot write text. Give a model with its output layer (…ForCausalLM)."
-            )
-        else:
-            tensor = torch.zeros(getattr(place, last).shape, device=backbone.device)  # a bias that older files leave out
-        setattr(place, last, nn.Parameter(tensor, requires_grad=False) if isinstance(getattr(place, last), nn.Parameter) else tensor)
+        empty_one = getattr(place, last)
+        if name == _OUTPUT and tied:
+            setattr(place, last, embeddings)
+        else:  # a bias that older files leave out is zero
+            tensor = found.get(name, torch.zeros(empty_one.shape, dtype=embeddings.dtype, device=embeddings.device))
+            setattr(place, last, nn.Parameter(tensor, requires_grad=False) if isinstance(empty_one, nn.Parameter) else tensor)
+    return tied
 
 
 def _read(backbone: Backbone, names: list[str]) -> dict[str, torch.Tensor]:
