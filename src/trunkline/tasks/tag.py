@@ -37,7 +37,7 @@ _CHARACTERS_A_TOKEN = 20  # far beyond any text worth reading: what is longer is
 
 @dataclass(frozen=True)
 class TaskSpec(Spec):
-    """scheme: the tags that are learned, "bio" or "bioes" (data/tagging.py); crf: learn which tag follows which, too.
+    """scheme: the tags that are learned, "bio" or "bioes" (data/tagging.py); crf: learn which tag follows which, too (docs/tasks/tag.md).
 
     Source: Lample et al. 2016 (NAACL), section 2.2, for the CRF over a network's scores.
     """
