@@ -1,6 +1,7 @@
 """`split`: shares, stability, and who never stands on two sides."""
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -152,3 +153,16 @@ def test_what_rows_lack():
 def test_no_rows():
     assert isinstance(split(make([])), Split)
     assert isinstance(split(make([]), by="time"), Split)
+
+
+def test_auto_divides_no_group_and_otherwise_goes_by_label():
+    grouped = Rows(tuple({"text": f"message {n}", "label": "ab"[n % 2], "group": str(n % 10)} for n in range(100)), "classify")
+    parts = split(grouped).parts()
+    assert not {row["group"] for row in parts["train"]} & {row["group"] for row in parts["test"]}
+    assert "by group" in split(grouped).how
+    assert "by label" in split(replace(grouped, rows=({"text": "a message", "label": "a"}, *grouped))).how
+
+
+def test_auto_follows_what_a_log_says_of_its_users():
+    rows = tuple({"text": f"item {n}", "text_b": "next", "group": str(n % 10), "split": "test" if n >= 90 else "train"} for n in range(100))
+    assert len(split(Rows(rows, "recommend")).test) == 10

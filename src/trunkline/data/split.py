@@ -9,7 +9,7 @@ test where u < test, validation where u < test + validation, train otherwise. So
 
 Where that is given up: a label that chance would leave out of a part gets its one nearest text (the nearest u) moved there:
 into train always, into test and validation when the label has five texts or more. Such a text may go back when rows are added.
-`by="group"` decides by the group in place of the text; `by="time"` puts the latest rows into test and those before into
+`by="group"` (taken by itself where every row has a group) decides by the group in place of the text; `by="time"` puts the latest rows into test and those before into
 validation, so rows added later do move the borders; `by="given"` follows the column `split` of the file.
 Sits after `read` and before `quality`.
 """
@@ -26,6 +26,7 @@ from trunkline.errors import DataError, OptionError, unknown
 from trunkline.types import Row, Rows
 
 PARTS = ("train", "validation", "test")
+AUTO = "auto"
 _TEXTS_FOR_ALL_PARTS = 5
 
 
@@ -50,18 +51,20 @@ def text_key(row: Row) -> str:
     return fold(row["text"]) if "text_b" not in row else f"{fold(row['text'])}\x1f{fold(row['text_b'])}"
 
 
-def split(rows: Rows, *, validation: float | Rows = 0.1, test: float | Rows = 0.2, by: str = "label", seed: int = 0) -> Split:
+def split(rows: Rows, *, validation: float | Rows = 0.1, test: float | Rows = 0.2, by: str = "auto", seed: int = 0) -> Split:
     """Rows in three parts. `validation` and `test` are each a share of `rows`, or rows of their own that the caller has.
 
-    by: "label" (by the text, each label in its share), "group", "time", or "given" (the column `split` of the rows)
+    by: "label" (by the text, each label in its share), "group", "time", "given" (the column `split` of the rows), or "auto": by group where
+        every row has one, else by label; for `recommend` as given, where the rows say it, for there a group is a user whose past is known
     Raises: OptionError for shares out of range or an unknown `by`; DataError where rows lack the field that `by` needs.
 
     >>> rows = Rows(tuple({"text": f"message {n}", "label": "ab"[n % 2]} for n in range(100)), "classify")
     >>> [len(part) for part in split(rows).parts().values()]
     [71, 12, 17]
     """
-    if by not in _HOW:
-        raise unknown("by", by, _HOW)
+    if by not in (AUTO, *_HOW):
+        raise unknown("by", by, (AUTO, *_HOW))
+    by = _suited(rows) if by == AUTO else by
     shares = {name: part for name, part in (("test", test), ("validation", validation)) if not isinstance(part, Rows)}
     if any(not 0 <= share < 1 for share in shares.values()) or sum(shares.values()) >= 1:
         raise OptionError(
@@ -78,6 +81,11 @@ def split(rows: Rows, *, validation: float | Rows = 0.1, test: float | Rows = 0.
     wanted = ", ".join(f"{name} {share:g}" for name, share in shares.items())
     how = f"by {by}, seed {seed}" + (f", {wanted}" if wanted and by != "given" else "") + "".join(f", {name} given" for name in given)
     return Split(parts["train"], parts["validation"], parts["test"], how, tuple(given), unwanted, rows.notes)
+
+
+def _suited(rows: Rows) -> str:
+    field, by = ("split", "given") if rows.task == "recommend" else ("group", "group")
+    return by if rows and all(field in row for row in rows) else "label"
 
 
 def _by_text(rows: Rows, shares: dict[str, float], seed: int) -> list[str]:

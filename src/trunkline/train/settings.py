@@ -16,7 +16,7 @@ SCHEDULES = ("linear", "cosine", "constant", "plateau")
 STATES = ("float16", "float32", "int8")
 PRECISIONS = ("auto", "float32", "bfloat16")
 TRUNK_PRECISIONS = ("float32", "bfloat16", "int8")
-SPLITS = ("label", "group", "time", "given")
+SPLITS = ("auto", "label", "group", "time", "given")
 MODELS = {"encoder": "minilm", "decoder": "smollm2", "encoder-decoder": "t5-small"}
 """The model that is taken where none is named, by the first kind that a task can stand on."""
 
@@ -47,7 +47,7 @@ class Settings:
     seeds: int = _say(1, "tune so many times with other seeds on the same states, and report the spread")
     validation: float = _say(0.1, "share of rows to choose by")
     test: float = _say(0.2, "share of rows to measure on")
-    split: str = _say("label", f"how rows are divided: one of {', '.join(SPLITS)}")
+    split: str = _say("auto", f"how rows are divided: one of {', '.join(SPLITS)}; auto: by group where rows have one, else by label")
     states: str = _say("float16", f"number format of the stored states: one of {', '.join(STATES)}")
     trunk_precision: str = _say("float32", f"what the trunk computes in, when tuning and ever after: one of {', '.join(TRUNK_PRECISIONS)}")
     task_options: str = _say("", "options of the task, as option=value:option=value")

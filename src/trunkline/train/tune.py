@@ -21,6 +21,8 @@ from trunkline import choices, names, storage
 from trunkline.branch import Branch, savable
 from trunkline.data import quality
 from trunkline.data.split import Split, split
+from trunkline.errors import OptionError
+from trunkline.evaluation.kinds.texts import usable
 from trunkline.model.backbone import ALL, AUTO, Backbone, Depth, load_backbone
 from trunkline.progress import Bar
 from trunkline.states.collate import Source
@@ -44,7 +46,7 @@ def tune(
 
     rows: split here as the settings say, or already split (`trunkline.split`)
     model: a name (`trunkline models`), a folder, or a hub id; none: "minilm", or for a task that writes "smollm2" or "t5-small"
-    method: "full", "lora", "bitfit" or "probe", with options as in "lora:rank=8:dropout=0.1"
+    method: "full", "lora", "adapter", ... (docs/methods.md), with options as in "lora:rank=8:dropout=0.1"
     depth: how many top layers are tuned: 0 (the head alone) to the number of layers, "all" (embeddings too, no stored states), or
         "auto": the smallest that is about as good as the best, by trials on validation rows (depth.py)
     out: also where the run keeps its checkpoints: after a crash the same call goes on from the last one
@@ -57,6 +59,8 @@ def tune(
         savable(job.out)
     with job.timed("read"):
         parts, findings = checked(rows, job.settings)
+        if lacking := usable(names.task(parts.train.task).METRICS)[1]:
+            raise OptionError(" ".join(lacking))  # now, and not at the end when the branch is to be measured
     with job.timed("load model"):
         machine.use_threads(job.settings.threads)
         kinds = names.task(parts.train.task).TaskSpec.backbones
