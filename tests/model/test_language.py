@@ -254,3 +254,20 @@ def test_the_head_has_nothing_to_learn_and_nothing_is_run_before_a_text_is_asked
     network.upper.register_forward_pre_hook(lambda *_: pytest.fail("the layers ran"))
     out = network(Batch(torch.zeros(1, 3, backbone.width), torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, dtype=torch.long), SPEC))
     assert out.generate is not None
+
+
+@pytest.mark.real
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(("name", "text", "target"), [("t5-small", "translate English to German: A dog is running.", "Ein Hund läuft."),
+                                                      ("smollm2", "The capital of France is Paris, and that of Italy is Rome.", None)])  # fmt: skip
+def test_a_real_model_finds_a_text_as_likely_as_the_library_does(name, text, target):
+    backbone = load_backbone(name)
+    backbone = backbone.seen_by((backbone.family.kind,))
+    tokens, _ = backbone.tokenizer.encode(text, max_tokens=64)
+    ids = torch.from_numpy(tokens.ids.astype(np.int64))[None]
+    wanted = ids[0].numpy() if target is None else backbone.tokenizer.encode(target, max_tokens=64)[0].ids.astype(np.int64)
+    with torch.no_grad():
+        loss = oracle(backbone.folder)(input_ids=ids, labels=torch.from_numpy(wanted)[None]).loss
+        network = Network(backbone, 2, LanguageHead()).eval()
+        out = network(batch_of(backbone, 2, [Item((tokens,), wanted)]))
+    assert -out.logits.mean().item() == pytest.approx(loss.item(), abs=1e-4)
