@@ -41,7 +41,7 @@ def main(file: str | None = None, model: str = "minilm", settings: tl.Settings |
     ]
     rows = tl.read(file or made, task="span")
     print(*rows.notes, sep="\n")
-    parts = tl.split(rows, by="group" if file else "label")  # by article: what is asked of a passage in training is no test
+    parts = tl.split(rows)  # by article where the rows have titles: what is asked of a passage in training is no test
     branch = tl.tune(parts, model, depth=2, settings=settings)
     print(branch.report)
     for question in ("When is delivery free?", "Who founded the shop?"):

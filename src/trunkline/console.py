@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -50,10 +51,11 @@ def models(known: Sequence[Any], as_json: bool) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of one line a row: what does not fit the screen is cut, and ends with an ellipsis."""
+    """A table of one line a row: where it does not fit the screen, the widest columns are cut, and end with an ellipsis."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    widest = _widest([max(cell_len(row[at]) for row in [columns, *rows]) for at in range(len(columns))], _width() - 3 * len(columns))
     for column in columns:
-        made.add_column(Text(column), overflow="ellipsis", no_wrap=True)
+        made.add_column(Text(column), overflow="ellipsis", no_wrap=True, max_width=widest)
     for row in rows:
         made.add_row(*map(Text, row))  # Text: no markup
     return _text(made).strip("\n")
@@ -105,10 +107,28 @@ def _read_by_people(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _text(table: Table) -> str:
-    """The table as wide as the terminal, or as 100 characters where there is none."""
+def _widest(widths: Sequence[int], total: int) -> int:
+    """How wide a column may be so that all fit `total`: the wide ones give way, the narrow ones stay whole.
+
+    >>> _widest([5, 200, 300], 100)
+    47
+    """
+    for place, width in enumerate(sorted(widths)):
+        share = max(1, total // (len(widths) - place))
+        if width > share:
+            return share
+        total -= width
+    return max(widths, default=1)
+
+
+def _width() -> int:
+    """As wide as the terminal, or 100 characters where there is none."""
     terminal = Console()
-    console = Console(file=io.StringIO(), width=terminal.width if terminal.is_terminal else 100)
+    return terminal.width if terminal.is_terminal else 100
+
+
+def _text(table: Table) -> str:
+    console = Console(file=io.StringIO(), width=_width())
     console.print(table)
     return "\n".join(line.rstrip() for line in console.file.getvalue().strip("\n").splitlines())  # type: ignore[attr-defined]
 

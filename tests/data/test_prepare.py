@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from rich.cells import cell_len
 
 from trunkline.data.prepare import NONE, prepare, quantiles, runs_folder
 from trunkline.data.read import read
@@ -48,7 +49,10 @@ def test_what_does_not_fit_is_cut_and_stays_on_one_line():
     shown = str(prepare(rows))
     assert "line [bold]two[/bold]" in shown
     assert "…" in shown
-    assert all(len(line) <= 100 for line in shown.splitlines())
+    assert all(cell_len(line) <= 100 for line in shown.splitlines())
+    asked = [{"question": "问" * 40, "context": "答案" + "字" * 900 + str(n), "answers": ["答案"]} for n in range(12)]
+    first = str(prepare(asked, "span")).split("────\n")[1].splitlines()[0]
+    assert first.endswith("答案"), "a narrow column stays whole beside wide ones"
 
 
 def test_numbers_have_quantiles_and_no_classes():
@@ -77,10 +81,10 @@ def test_answers_and_entities_are_shown_as_texts():
 
 def test_remedies_for_groups_and_leaks():
     grouped = read([{**row, "who": f"customer {n % 3}"} for n, row in enumerate(messages())], group="who")
-    found = prepare(grouped)
+    found = prepare(split(grouped, by="label"))
     assert found.remedies == ["--split", "group"]
     assert any("groups that stand in" in finding.what for finding in found.findings)
-    assert prepare(split(grouped, by="group")).remedies == []
+    assert prepare(grouped).remedies == [], "groups are not divided unless one says so"
     rows = read(messages())
     test = Rows(rows.rows[:5], "classify")
     found = prepare(split(rows, test=test))
