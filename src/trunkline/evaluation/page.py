@@ -262,6 +262,11 @@ def _model(report: Report, words: Words) -> list[tuple[str, str]]:
     if model.get("trained") is not None:
         total = f" {words('of')} {_count(model['total'])}" if model.get("total") else ""
         found.append((words("Trained"), _count(model["trained"]) + total))
+    if model.get("bytes") is not None:
+        found.append((words("Size of what was learned"), size(model["bytes"])))
+    if model.get("ranks"):
+        ranks = list(model["ranks"].values())
+        found.append((words("Ranks"), f"{min(ranks)}–{max(ranks)}, {words('mean')} {sum(ranks) / len(ranks):.1f}"))
     return found
 
 
