@@ -182,7 +182,10 @@ def prepare(file: str, as_json: bool, **told: Any) -> None:
 @click.argument("file")
 @click.option("--task", help=f"{_listed(names.TASKS)}, with options as in classify:label_smoothing=0.1  [default: classify]")
 @click.option("--model", help=f"a name that `trunkline models` lists, a folder, or a hub id  [default: {_MODELS}]")
-@click.option("--method", help=f"{_listed(names.METHODS)}, with options as in lora:rank=8:dropout=0.1; several with commas between them are compared  [default: full]")
+@click.option(
+    "--method",
+    help=f"{_listed(names.METHODS)}, with options as in lora:rank=8:dropout=0.1; several with commas between them are compared  [default: full]",
+)
 @click.option("--depth", help="how many top layers are tuned, all, or auto: found by trials  [default: auto]")
 @click.option("--out", help="folder for the branch; also where a stopped run goes on from")
 @click.option("--validation-file", help="rows to choose by, instead of a share of FILE")

@@ -9,7 +9,9 @@ import trunkline as tl
 from trunkline.data.read import read
 from trunkline.errors import DataError, OptionError
 from trunkline.evaluation.report import Report
+from trunkline.model.backbone import load_backbone
 from trunkline.states.store import States
+from trunkline.train.tune import number_format
 
 WORDS = {"card": "my card has not arrived yet", "refund": "refund the money to my account", "password": "help me with the password"}
 FAST = tl.Settings(epochs=2, batch_size=8, validation=0.2, test=0.2)
@@ -128,3 +130,8 @@ def test_evaluate_on_other_rows(model, tmp_path):
     assert report.results[-1]["metrics"]["accuracy"]["low"] <= report.results[-1]["metrics"]["accuracy"]["value"]
     with pytest.raises(DataError, match="unknown"):
         tl.evaluate(branch, read([{"text": "a text", "label": "other"}, {"text": "b text", "label": "card"}]))
+
+
+@pytest.mark.parametrize(("family", "wanted", "found"), [("bert", "auto", "float16"), ("t5", "auto", "float32"), ("t5", "int8", "int8")])
+def test_states_that_are_too_large_for_float16_are_kept_in_float32(family, wanted, found, tiny_folder):
+    assert number_format(wanted, load_backbone(tiny_folder(family))) == found

@@ -34,7 +34,7 @@ class Report:
     data         {source, rows: {split: n}, labels: {label: rows}, fingerprint, notes: [..], findings: [..]}
     model        {name, id, layers, depth, method, trained, bytes, total, dtype}, and what the method says: ranks {target: rank}
     results      [{name, metrics: {metric: {value, low, high}}, seconds, seeds: {metric: [..]} or None}], in order of the table;
-                 known names: majority, mean, tfidf, untuned, tuned
+                 known names: those of wording.py's RESULTS
     comparisons  [{before, after, metric, difference, low, high, p_value, test, verdict}]; the first makes the headline
     confusion    {labels, matrix}        scatter  {truth, predicted} (numbers instead of labels)
     per_class    [{label, precision, recall, f1, support}]

@@ -118,7 +118,9 @@ def _results(done: Run, branch: Branch, best: int, measured: str) -> tuple[list[
 def _compared(branch: Branch, truth: Any, scores: dict[str, Any]) -> list[dict[str, Any]]:
     """The branch against each baseline that answers differently for different rows; the untuned model comes first, for the headline."""
     metric = suited(names.task(branch.task).METRICS, branch.spec.kind)[0]
-    others = sorted((name for name in scores if name not in ("majority", "mean", "tuned")), key=lambda name: name != "untuned")
+    others = sorted(
+        (name for name in scores if name not in ("majority", "mean", "tuned")), key=lambda name: name not in ("untuned", "before")
+    )
     return [_comparison(name, metric, truth, scores[name], scores["tuned"]) for name in others]
 
 
@@ -134,9 +136,9 @@ def _write(
     at = drawn(rows)
     references, after = written(branch, rows, items, at)
     _, was = written(fresh(branch), rows, items, at)
-    for result, texts in ((results[-1], after), (next(result for result in results if result["name"] == "untuned"), was)):
+    for result, texts in ((results[-1], after), (next(result for result in results if result["name"] == "before"), was)):
         result["metrics"] |= bootstrap(wanted, references, texts)
-    comparisons.append(_comparison("untuned", wanted[0], references, was, after))
+    comparisons.append(_comparison("before", wanted[0], references, was, after))
     return samples([rows[i] for i in at], references, after, was)
 
 

@@ -49,10 +49,10 @@ def fresh(branch: Branch) -> Branch:
 
 
 def _as_it_was(on: Measured) -> list[Result]:
-    """The same task done by the model before tuning."""
+    """The same task done by the model before tuning: nothing is fitted, not even a linear head."""
     started, items = time.perf_counter(), on.items[on.part]
     _, scores = truth_and_scores(on.branch.spec, items, fresh(on.branch).answers(items, on.source))
-    return [Result("untuned", time.perf_counter() - started, scores)]
+    return [Result("before", time.perf_counter() - started, scores)]
 
 
 def _ranks(on: Measured) -> list[Result]:

@@ -129,10 +129,10 @@ def _table(branches: dict[str, Branch], parts: Split, settings: Settings) -> Com
     watched = settings.metric or names.task(first.task).METRICS[0]
     metric = suited(names.task(first.task).METRICS, first.spec.kind)[0]
     sign = 1 if METRICS[watched].higher_is_better else -1
-    chosen_by = _answers(branches, parts.validation, settings)
+    chosen_by = _answers(branches, parts.validation)
     reached = {method: float(compute([watched], *one)[watched]) for method, one in chosen_by.items()}
     best = max(branches, key=lambda method: sign * reached[method])
-    measured = _answers(branches, parts.test, settings) if len(parts.test) else chosen_by
+    measured = _answers(branches, parts.test) if len(parts.test) else chosen_by
     entries = []
     for method, branch in branches.items():
         entry = _entry(method, branch, reached[method], metric)
@@ -151,12 +151,12 @@ def _entry(method: str, branch: Branch, reached: float, metric: str) -> Entry:
     )
 
 
-def _answers(branches: dict[str, Branch], rows: Rows, settings: Settings) -> dict[str, tuple[Any, Any]]:
+def _answers(branches: dict[str, Branch], rows: Rows) -> dict[str, tuple[Any, Any]]:
     """By method: truth and scores on some rows."""
     found = {}
     for method, branch in branches.items():
         items = branch.prepare(rows)
-        source, _ = stored(branch.backbone, branch.depth, {"rows": items}, settings.states)
+        source, _ = stored(branch.backbone, branch.depth, {"rows": items}, branch.states)
         found[method] = truth_and_scores(branch.spec, items, branch.answers(items, source))
     return found
 

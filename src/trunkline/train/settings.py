@@ -13,7 +13,7 @@ from trunkline.errors import OptionError
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop")
 SCHEDULES = ("linear", "cosine", "constant", "plateau")
-STATES = ("float16", "float32", "int8")
+STATES = ("auto", "float16", "float32", "int8")
 PRECISIONS = ("auto", "float32", "bfloat16")
 TRUNK_PRECISIONS = ("float32", "bfloat16", "int8")
 SPLITS = ("auto", "label", "group", "time", "given")
@@ -48,7 +48,10 @@ class Settings:
     validation: float = _say(0.1, "share of rows to choose by")
     test: float = _say(0.2, "share of rows to measure on")
     split: str = _say("auto", f"how rows are divided: one of {', '.join(SPLITS)}; auto: by group where rows have one, else by label")
-    states: str = _say("float16", f"number format of the stored states: one of {', '.join(STATES)}")
+    states: str = _say(
+        "auto",
+        f"number format of the stored states: one of {', '.join(STATES)}; auto: float16, but float32 for T5 and kin, whose states are too large",
+    )
     trunk_precision: str = _say("float32", f"what the trunk computes in, when tuning and ever after: one of {', '.join(TRUNK_PRECISIONS)}")
     task_options: str = _say("", "options of the task, as option=value:option=value")
     precision: str = _say(

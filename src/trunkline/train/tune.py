@@ -67,6 +67,7 @@ def tune(
         model = model or MODELS[kinds[0]]
         backbone = load_backbone(model, device=machine.device(job.settings.device), trunk_precision=job.settings.trunk_precision)
         backbone = backbone.seen_by(kinds)
+        job.settings = replace(job.settings, states=number_format(job.settings.states, backbone))
         make = _maker(backbone, parts, method, job.settings)
         if depth != AUTO:
             backbone.check_depth(depth)
@@ -91,6 +92,13 @@ def tune(
             result.save(job.out)
             job.forget_checkpoints()
     return result
+
+
+def number_format(wanted: str, backbone: Backbone) -> str:
+    """The number format of stored states. The states of T5's encoder go past 65,504, the largest number of float16."""
+    if wanted != "auto":
+        return wanted
+    return "float32" if backbone.family.kind == "encoder-decoder" else "float16"
 
 
 def checked(rows: Rows | Split, settings: Settings) -> tuple[Split, list[quality.Finding]]:
@@ -251,4 +259,4 @@ def _best(progress: Progress) -> str:
     if not progress.history:
         return ""
     (name, value), *_ = progress.history[-1]["metrics"].items()
-    return f"{name} {value:.3f}, best {progress.best:.3f}"
+    return f"{name} {value:.3f}" + ("" if progress.best is None else f", best {progress.best:.3f}")  # some weights may not be kept
