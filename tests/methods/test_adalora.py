@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import trunkline as tl
 from tests.train.samples import make_branch, make_data, make_rows, settings, weights, without_seconds
 from trunkline.branch import Branch
 from trunkline.errors import OptionError
@@ -108,3 +109,13 @@ def test_the_shortest_runs_reach_the_budget(epochs, tiny_folder):
 def test_a_schedule_without_room_is_refused():
     with pytest.raises(OptionError, match=r"together at most 0\.9"):
         adalora.Config(rise=0.5, rest=0.5)
+
+
+def test_tune_takes_it_from_rows_to_a_report_with_ranks(tiny_folder, cache):
+    """Early evaluations have no best yet, and nothing may stumble over that."""
+    told = settings(epochs=4, patience=1, states="float32")
+    branch = tl.tune(make_rows(count=60), tiny_folder("bert"), method="adalora:rest=0.2:initial_rank=4:rank=2", depth=1, settings=told)
+    ranks = branch.report.model["ranks"]
+    assert sum(ranks.values()) == 2 * len(ranks)
+    assert len(branch.report.history[0]) >= 4, "patience counts from where the ranks are there"
+    assert "Ranks" in branch.report.html("en")
