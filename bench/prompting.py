@@ -1,7 +1,7 @@
 """Prompting on real data: zero-shot, 4 random and 4 nearest demonstrations, with and without calibration; and rows/s with what is reused.
 
     python bench/prompting.py sst2 banking10 --model smollm2
-    python bench/prompting.py sst2 --reuse          rows/s: nothing shared, the prompt shared by the labels, the prefix shared by the rows
+    python bench/prompting.py sst2 --reuse      rows/s: nothing shared, the prompt shared by its labels, and its beginning by the rows too
 
 Needs the data in the folder that TRUNKLINE_DATA names (default ../shared/data). banking10 is Banking77 with its first ten intents by name.
 Demonstrations come from --pool training rows, and the baselines learn from the same; --rows test rows are measured. Nothing is chosen by
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=500)
     parser.add_argument("--only", type=int, nargs="*", help="of the prompts, by number")
     parser.add_argument("--neighbours", help="another model to find the nearest rows with")
-    parser.add_argument("--reuse", action="store_true", help="rows/s of 4 random demonstrations by what is reused, on --rows rows")
+    parser.add_argument("--reuse", action="store_true", help="rows a second of 4 random demonstrations by what is reused")
     parser.add_argument("--validation", action="store_true", help="measure on the validation rows: for what defaults are chosen by")
     parser.add_argument("--balance", action="store_true", help="as many of the nearest rows of each label")
     asked = parser.parse_args()
@@ -98,12 +99,16 @@ def main() -> None:
 
 
 def by_reuse(name: str, parts: Split, template: Template | None, model: str, settings: PromptSettings) -> None:
+    """Rows a second of processor time, which other work on the machine changes little."""
+    rows, few = some(parts.test, settings.test_rows or len(parts.test)), replace(parts, test=some(parts.test, 2))
     for reuse in ("none", "row", "prefix"):
-        found = prompt(parts, model, template=template, shots=4, pick="random", settings=replace(settings, reuse=reuse))
-        cost = found.report.cost
+        found = prompt(few, model, template=template, shots=4, pick="random", settings=replace(settings, reuse=reuse))
+        before, started = found.scorer.tokens, time.process_time()
+        found.probabilities(rows)
+        seconds = time.process_time() - started
         print(
-            f"{name:10} {model:9} reuse {reuse:7} {cost['rows_per_second']:7.2f} rows/s {cost['tokens']:8,} tokens through the model "
-            f"{found.report.results[-1]['metrics']['accuracy']['value']:.3f} accuracy",
+            f"{name:10} {model:9} reuse {reuse:7} {len(rows) / seconds:7.2f} rows a processor second, "
+            f"{(found.scorer.tokens - before) / len(rows):7.1f} tokens a row",
             flush=True,
         )
 
