@@ -41,7 +41,7 @@ RATE = 3e-4
 _TEMPERATURE = 0.07
 _BUCKET = 4
 """Pairs are sorted by length within runs of so many batches: half the padding, and other neighbours in each pass all the same."""
-_PASSES, _ROW_PASSES = (3, 10), 10_000
+_PASSES, _ROW_PASSES = (3, 5), 10_000
 """Of tuning on pairs: so many passes over the rows, at least and at most, and in between as many as make so many rows."""
 _FOLDS, _ONE_FOLD_FROM = 3, 2000
 """The rows are divided in so many parts, held out in turn until the difference is clear; of so many rows one part tells enough."""
