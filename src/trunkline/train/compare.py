@@ -74,14 +74,15 @@ class Compared:
             word: [e.method for e in self.entries if e.against and e.against.verdict == word]
             for word in ("better", "no difference shown", "worse")
         }
+        found = []
         for word, text in (
             ("better", "shown to be better than {}"),
             ("worse", "shown to be worse than {}"),
             ("no difference shown", "no difference shown from {}"),
         ):
             if others[word]:
-                said += f" On the rows that are measured: {text.format(', '.join(others[word]))}."
-        return said
+                found.append(text.format(", ".join(others[word])))
+        return f"{said} On the rows that are measured: {'; '.join(found)}."
 
     def _cells(self, entry: Entry) -> list[str]:
         verdict = "" if entry.against is None else f"{number(self.metric, entry.against.difference)}, {entry.against.verdict}"
