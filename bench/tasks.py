@@ -1,0 +1,167 @@
+"""Every task on real data: a branch on stored states beside LoRA on the whole model, both with intervals and seconds, in one table.
+
+    python bench/tasks.py                      # all sets
+    python bench/tasks.py cluener xquad-en     # some
+
+Both are this package's own loop, with the same rows, epochs and batches, one after the other in one process: "ours" tunes the layers
+above the cut on stored states (its seconds include making the states), "LoRA, whole" runs and tunes through every layer. Training
+rows are a sample (--rows), for the table is to be made on two cores; test rows are those of the set, at most --test of them. Writes JSON.
+Needs the data in the folder that TRUNKLINE_DATA names (default ../shared/data). Figures are of one seed; the intervals are over test rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from trunkline.data.quality import drop_leaks
+from trunkline.data.read import read
+from trunkline.data.split import Split, split
+from trunkline.evaluation.wording import number, with_interval
+from trunkline.train.settings import Settings
+from trunkline.train.tune import tune
+from trunkline.types import Rows
+
+DATA = Path(os.environ.get("TRUNKLINE_DATA", "../shared/data"))
+
+
+@dataclass(frozen=True)
+class Set:
+    """A task on a set: where its rows are, the model, the depth, how many rows to train on, and how often each is seen."""
+
+    load: Callable[[], Split]
+    model: str
+    depth: int
+    rows: int
+    epochs: int
+    options: str = ""
+
+
+def _given(task: str, **files: Any) -> Callable[[], Split]:
+    """A set that comes in parts: train, perhaps validation, test."""
+
+    def load() -> Split:
+        parts = {name: read(_place(source), task) for name, source in files.items()}
+        return split(parts["train"], validation=parts.get("validation", 0.1), test=parts["test"])
+
+    return load
+
+
+def _whole(task: str, source: Any, by: str = "label", **columns: str) -> Callable[[], Split]:
+    """A set in one file, split here."""
+    return lambda: split(read(_place(source), task, **columns), validation=0.1, test=0.2, by=by)
+
+
+def _place(source: Any) -> Any:
+    return tuple(DATA / one for one in source) if isinstance(source, tuple) else DATA / source
+
+
+SETS: dict[str, Set] = {
+    "cluener": Set(_given("tag", train="cluener/normalised/train.jsonl", test="cluener/normalised/dev.jsonl"), "e5-small", 4, 2000, 4),
+    "bc5cdr": Set(
+        _given("tag", train="biomed_ner/BC5CDR-IOB/train.tsv", validation="biomed_ner/BC5CDR-IOB/devel.tsv",
+               test="biomed_ner/BC5CDR-IOB/test.tsv"), "minilm", 3, 2000, 5),
+    "snips": Set(
+        _given("tag", train="atis_snips/snips/train", validation="atis_snips/snips/dev", test="atis_snips/snips/test"), "minilm", 3, 2000, 6),
+    "xquad-en": Set(_whole("span", "xquad/xquad.en.json", by="group"), "minilm", 3, 800, 5),
+    "xquad-zh": Set(_whole("span", "xquad/xquad.zh.json", by="group"), "e5-small", 4, 800, 3),
+    "drcd": Set(_whole("span", "drcd/DRCD_dev.json", by="group"), "e5-small", 4, 800, 3),
+    "xquad-rank": Set(_whole("rank", "xquad/xquad.en.json", by="group"), "minilm", 2, 800, 5),
+    "stsb": Set(
+        lambda: split(read(DATA / "stsb_en/stsbenchmark.tsv.gz", "regress", text="sentence1", text_b="sentence2", label="score"), by="given"),
+        "minilm", 3, 2000, 5),
+    "alpaca": Set(_whole("generate", "llamafactory_demos/alpaca_en_demo.json"), "smollm2", 4, 200, 2),
+    "gsm8k": Set(_given("generate", train="gsm8k/train.jsonl", test="gsm8k/test.jsonl"), "smollm2", 4, 200, 2),
+    "multi30k": Set(
+        _given("seq2seq", train=("multi30k/train.en.gz", "multi30k/train.de.gz"), validation=("multi30k/val.en.gz", "multi30k/val.de.gz"),
+               test=("multi30k/test_2016_flickr.en.gz", "multi30k/test_2016_flickr.de.gz")), "t5-small", 4, 1000, 3),
+    "tatoeba": Set(_whole("seq2seq", "tatoeba_en_zh/cmn.txt"), "t5-small", 4, 1000, 3),
+    "dialogsum": Set(
+        _given("seq2seq", train="dialogsum/normalised/train.jsonl", validation="dialogsum/normalised/dev.jsonl",
+               test="dialogsum/normalised/test.jsonl"), "t5-small", 4, 300, 3),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="*", metavar="SET", help=f"of {', '.join(SETS)}")
+    parser.add_argument("--rows", type=int, help="train on at most so many rows, instead of as many as the table in this file says")
+    parser.add_argument("--test", type=int, default=500, help="measure on at most so many rows")
+    parser.add_argument("--epochs", type=int, help="instead of as many as the table in this file says")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("bench/out"))
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    for name in asked.sets or SETS:
+        one = SETS[name]
+        parts = _limited(drop_leaks(one.load()), asked.rows or one.rows, asked.test)
+        print(
+            f"\n## {name}: {parts.train.task}, {one.model}, {', '.join(f'{len(p):,} {n}' for n, p in parts.parts().items())} rows",
+            flush=True,
+        )
+        found = {how: _tuned(parts, one, how, asked) for how in ("ours", "LoRA, whole")}
+        _show(name, found)
+        made = {how: {"seconds": seconds, "report": json.loads(report.to_json())} for how, (report, seconds) in found.items()}
+        (asked.out / f"task-{name}.json").write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
+
+
+def _limited(parts: Split, rows: int, test: int) -> Split:
+    return replace(parts, train=_some(parts.train, rows), validation=_some(parts.validation, test // 2), test=_some(parts.test, test))
+
+
+def _some(rows: Rows, count: int) -> Rows:
+    picked = sorted(random.Random(0).sample(range(len(rows)), min(count, len(rows))))
+    return replace(rows, rows=tuple(rows[i] for i in picked))
+
+
+def _tuned(parts: Split, one: Set, how: str, asked: argparse.Namespace) -> tuple[Any, float]:
+    """The report, and the seconds from the rows to the trained branch, without those of measuring."""
+    settings = Settings(epochs=asked.epochs or one.epochs, threads=asked.threads, task_options=one.options)
+    method, depth = ("full", one.depth) if how == "ours" else ("lora", "all")
+    with _fresh_cache():
+        started = time.perf_counter()
+        branch = tune(parts, one.model, method=method, depth=depth, settings=settings)
+        seconds = time.perf_counter() - started - branch.report.cost["seconds"]["measure"]
+    return branch.report, seconds
+
+
+@contextmanager
+def _fresh_cache() -> Iterator[None]:
+    """A cache folder of its own for the states, with the models of the usual one."""
+    with tempfile.TemporaryDirectory() as folder:
+        models = Path(os.environ.get("TRUNKLINE_CACHE", Path.home() / ".cache/trunkline")) / "models"
+        (Path(folder) / "models").symlink_to(models.absolute())
+        before = os.environ.get("TRUNKLINE_CACHE")
+        os.environ["TRUNKLINE_CACHE"] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop("TRUNKLINE_CACHE") if before is None else os.environ.update(TRUNKLINE_CACHE=before)
+
+
+def _show(name: str, found: dict[str, tuple[Any, float]]) -> None:
+    reports = {how: report for how, (report, _) in found.items()}
+    first = reports["ours"]
+    for metric in first.results[-1]["metrics"]:
+        cells = [f"{how} {with_interval(metric, report.results[-1]['metrics'].get(metric))}" for how, report in reports.items()]
+        plain = [f"{r['name']} {number(metric, r['metrics'][metric]['value'])}" for r in first.results[:-1] if metric in r["metrics"]]
+        print(f"{name:10} {metric:>18}: {'   '.join(cells)}   before: {', '.join(plain) or 'none'}", flush=True)
+    ours, whole = (found[how][1] for how in ("ours", "LoRA, whole"))
+    spent = first.cost["seconds"]
+    print(f"{name:10} {'seconds':>18}: ours {ours:.0f} (encode {spent['encode']:.0f}, tune {spent['tune']:.0f}), LoRA, whole {whole:.0f}: "
+          f"{whole / ours:.1f} times; tune alone {reports['LoRA, whole'].cost['seconds']['tune'] / spent['tune']:.1f} times", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
