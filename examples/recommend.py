@@ -8,8 +8,8 @@ import sys
 from dataclasses import replace
 
 import trunkline as tl
-from trunkline.data.interactions import read_interactions
-from trunkline.data.passages import among
+from trunkline.data.readers.interactions import read_interactions
+from trunkline.data.readers.passages import among
 from trunkline.evaluation.kinds import ranks
 from trunkline.tasks.recommend import catalogue, recommend
 

@@ -8,7 +8,7 @@ import random
 import sys
 
 import trunkline as tl
-from trunkline.data.conll import write
+from trunkline.data.readers.conll import write
 
 MESSAGES = [
     "Hello, this is {PERSON}, my {PRODUCT} has not arrived in {PLACE} yet",

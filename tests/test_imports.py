@@ -33,7 +33,13 @@ BY_NAME = {"__init__.py", "names.py", "cli.py"}
 """The files that look modules of ours up by name, when they are used, so that starting is fast."""
 THROUGH_TRANSFORMERS = {"gguf"}
 """Packages that no file of ours imports, and that `transformers` needs for what we ask of it."""
-DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml", "huggingface_hub": "huggingface-hub", "faiss": "faiss-cpu", "rouge_score": "rouge-score"}
+DISTRIBUTIONS = {
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+    "huggingface_hub": "huggingface-hub",
+    "faiss": "faiss-cpu",
+    "rouge_score": "rouge-score",
+}
 
 
 def files() -> list[Path]:

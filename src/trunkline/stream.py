@@ -11,7 +11,7 @@ import torch
 
 from trunkline.branch import Branch
 from trunkline.errors import OptionError
-from trunkline.model.generation import Stream
+from trunkline.model.writing.generation import Stream
 from trunkline.states.collate import collate
 from trunkline.types import Row
 

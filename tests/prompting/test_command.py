@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.model.test_language import saved
+from tests.model.writing.test_language import saved
 from tests.train.samples import make_rows, write_csv
 from trunkline import cli
 from trunkline.errors import OptionError

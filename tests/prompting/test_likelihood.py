@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from tests import tiny
-from tests.model.test_language import DECODERS, PAIRS, saved
+from tests.model.writing.test_language import DECODERS, PAIRS, saved
 from trunkline.errors import ModelError, OptionError
 from trunkline.model.backbone import load_backbone
 from trunkline.prompting import likelihood

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.model.test_language import saved
+from tests.model.writing.test_language import saved
 from tests.train.samples import make_rows
 from trunkline.data.split import Split, split
 from trunkline.errors import DataError, OptionError

@@ -7,8 +7,8 @@ import torch
 from tests.tasks import small_log
 from trunkline import names
 from trunkline.branch import Branch
-from trunkline.data.interactions import read_interactions
-from trunkline.data.passages import among
+from trunkline.data.readers.interactions import read_interactions
+from trunkline.data.readers.passages import among
 from trunkline.data.split import split
 from trunkline.errors import DataError, OptionError
 from trunkline.evaluation.baselines.ranks import popularity

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tests.model.test_language import saved
+from tests.model.writing.test_language import saved
 from trunkline.branch import Branch, load
 from trunkline.errors import OptionError
 from trunkline.methods import full, lora, probe

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from trunkline.data.cells import LABELS, BadCellError, RowMaker
-from trunkline.data.chat import as_dialogues
 from trunkline.data.columns import Columns, choose
-from trunkline.data.conll import open_tagged
-from trunkline.data.documents import open_documents
 from trunkline.data.formats import Form, open_table
-from trunkline.data.parallel import as_parallel, open_parallel
-from trunkline.data.passages import as_histories, as_pairs
-from trunkline.data.spans import as_entities
-from trunkline.data.squad import as_questions
+from trunkline.data.readers.chat import as_dialogues
+from trunkline.data.readers.conll import open_tagged
+from trunkline.data.readers.documents import open_documents
+from trunkline.data.readers.parallel import as_parallel, open_parallel
+from trunkline.data.readers.passages import as_histories, as_pairs
+from trunkline.data.readers.spans import as_entities
+from trunkline.data.readers.squad import as_questions
 from trunkline.data.table import Record, Table
 from trunkline.errors import DataError, OptionError, unknown
 from trunkline.storage import write_file

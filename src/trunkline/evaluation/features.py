@@ -10,8 +10,8 @@ from torch import nn
 
 from trunkline.model.backbone import ALL, Backbone, Depth
 from trunkline.model.batches import by_length
+from trunkline.model.heads.pooling import Pooling
 from trunkline.model.network import Network
-from trunkline.model.pooling import Pooling
 from trunkline.states.collate import Source, collate
 from trunkline.types import Batch, Item, Spec
 

@@ -18,8 +18,8 @@ from torch import nn
 from trunkline.choices import between
 from trunkline.errors import OptionError
 from trunkline.model.backbone import ALL
-from trunkline.model.language import LanguageHead
 from trunkline.model.network import Network
+from trunkline.model.writing.language import LanguageHead
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from transformers.utils import logging as transformers_logging
 from trunkline.choices import one_of
 from trunkline.errors import ModelError, OptionError
 from trunkline.model import configs, safety, sources
-from trunkline.model.decoder import Below
 from trunkline.model.families import Family, family
 from trunkline.model.precision import PRECISIONS, each_length, lower
 from trunkline.model.stacks import at, bottom, joined, shared, top
 from trunkline.model.tokenizer import Tokenizer
+from trunkline.model.writing.decoder import Below
 
 Depth = int | str
 """How many top layers a branch has: 0 to the number of layers, or "all" (embeddings too, no store)."""

@@ -23,8 +23,8 @@ from trunkline import storage
 from trunkline.errors import ArtefactError, OptionError
 from trunkline.model.backbone import ALL, Backbone
 from trunkline.model.injected import injected, transposed
-from trunkline.model.language import LanguageHead
 from trunkline.model.network import Network
+from trunkline.model.writing.language import LanguageHead
 from trunkline.types import Spec
 
 KIND = "adapter"

@@ -11,9 +11,9 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from trunkline.model.backbone import ALL, Backbone, Depth
-from trunkline.model.generation import Stream, Writer, left_padded
 from trunkline.model.guide import Guide
-from trunkline.model.language import LanguageHead
+from trunkline.model.writing.generation import Stream, Writer, left_padded
+from trunkline.model.writing.language import LanguageHead
 from trunkline.types import Batch, Output
 
 

@@ -18,7 +18,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from trunkline.errors import OptionError
 from trunkline.model.backbone import ALL, Backbone, BothHalves
 from trunkline.model.batches import TOKENS_PER_BATCH, by_length
-from trunkline.model.language import LanguageModel, log_probabilities
+from trunkline.model.writing.language import LanguageModel, log_probabilities
 from trunkline.progress import Bar
 
 _CACHED = 8192

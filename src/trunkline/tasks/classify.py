@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from trunkline.choices import between, one_of
 from trunkline.errors import DataError, unknown
-from trunkline.model.pooling import POOLINGS, PooledHead
+from trunkline.model.heads.pooling import POOLINGS, PooledHead
 from trunkline.types import Answer, Batch, Item, Output, Row, Rows, Spec
 
 METRICS = ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "macro_precision", "macro_recall", "mcc", "roc_auc", "ece")

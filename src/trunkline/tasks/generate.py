@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from trunkline.errors import DataError
-from trunkline.model.chat import render
-from trunkline.model.generation import WritingSpec
-from trunkline.model.language import LanguageHead, likelihood
+from trunkline.model.writing.chat import render
+from trunkline.model.writing.generation import WritingSpec
+from trunkline.model.writing.language import LanguageHead, likelihood
 from trunkline.types import IGNORE, Answer, Batch, Item, Output, Row, Rows, Tokens
 
 METRICS = ("perplexity", "bits_per_token", "rouge_l", "exact_match_text")

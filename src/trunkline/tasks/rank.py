@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from trunkline.choices import between, one_of
 from trunkline.errors import DataError, OptionError, unknown
-from trunkline.model.pooling import POOLINGS
-from trunkline.model.vectors import Vectors
+from trunkline.model.heads.pooling import POOLINGS
+from trunkline.model.heads.vectors import Vectors
 from trunkline.states.search import Index
 from trunkline.types import Answer, Batch, Item, Output, Row, Rows, Spec
 

@@ -1,7 +1,7 @@
 """Task: from what a user had (the texts of those items, the latest last) to the item that comes next.
 
 Every item is known by its text, so one that nobody has taken yet can be recommended. A row has `history` and the next item (`text_b`);
-data/interactions.py makes rows of a log. A user is a vector made of the vectors of the history; items are ranked by how near they are to it.
+data/readers/interactions.py makes rows of a log. A user is a vector made of the vectors of the history; items are ranked by how near they are to it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from trunkline.choices import between, one_of
 from trunkline.errors import DataError, OptionError
-from trunkline.model.pooling import POOLINGS
-from trunkline.model.vectors import Turned, Vectors
+from trunkline.model.heads.pooling import POOLINGS
+from trunkline.model.heads.vectors import Turned, Vectors
 from trunkline.states.search import Hit, Index
 from trunkline.types import Answer, Batch, Item, Output, Row, Rows, Spec
 

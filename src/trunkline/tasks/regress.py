@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from trunkline.choices import between, one_of
 from trunkline.errors import DataError
-from trunkline.model.pooling import POOLINGS, PooledHead
+from trunkline.model.heads.pooling import POOLINGS, PooledHead
 from trunkline.types import Answer, Batch, Item, Output, Row, Rows, Spec
 
 METRICS = ("pearson", "spearman", "mse", "rmse", "mae", "r2")

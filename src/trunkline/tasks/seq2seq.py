@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from trunkline.choices import between
-from trunkline.model.generation import WritingSpec
-from trunkline.model.language import LanguageHead, likelihood
+from trunkline.model.writing.generation import WritingSpec
+from trunkline.model.writing.language import LanguageHead, likelihood
 from trunkline.types import Answer, Batch, Item, Output, Row, Rows
 
 METRICS = ("perplexity", "bits_per_token", "bleu", "chrf", "rouge1", "rouge2", "rouge_l")

@@ -22,7 +22,7 @@ from torch.nn import functional
 from trunkline.choices import between, one_of
 from trunkline.data.tagging import HAN, begins, covered, ends, follows, spans_of, tags_of, words_of
 from trunkline.errors import DataError
-from trunkline.model.crf import Steps, StepWeights, allowed, best_path, log_partition, marginals, no_steps, path_score
+from trunkline.model.heads.crf import Steps, StepWeights, allowed, best_path, log_partition, marginals, no_steps, path_score
 from trunkline.types import IGNORE, Answer, Batch, Item, Output, Row, Rows, Spec
 
 METRICS = ("entity_f1", "entity_precision", "entity_recall", "entity_macro_f1")

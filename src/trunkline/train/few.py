@@ -23,7 +23,7 @@ from trunkline.choices import duration
 from trunkline.evaluation.linear import fit_linear
 from trunkline.model.backbone import Backbone, Depth
 from trunkline.model.batches import by_length
-from trunkline.model.pooling import PooledHead, Pooling
+from trunkline.model.heads.pooling import PooledHead, Pooling
 from trunkline.progress import Bar
 from trunkline.states.collate import Source, collate
 from trunkline.train.depth import Few, Search, Trial

@@ -13,7 +13,7 @@ import torch
 from trunkline.branch import Branch
 from trunkline.evaluation.features import untuned
 from trunkline.evaluation.linear import Linear, fit_linear
-from trunkline.model.pooling import PooledHead
+from trunkline.model.heads.pooling import PooledHead
 from trunkline.train.fit import Data
 
 _SOLVED = {"head.linear.weight", "head.linear.bias"}

@@ -20,7 +20,7 @@ from trunkline.data.columns import Columns
 from trunkline.data.decode import Encoding, find_encoding, open_text
 from trunkline.data.delimited import MAX_CELL, MAX_LINE
 from trunkline.data.formats import Form
-from trunkline.data.spans import clean
+from trunkline.data.readers.spans import clean
 from trunkline.data.table import Records, Table
 from trunkline.data.tagging import Facts, covered, join_words, parts_of, spans_of, tags_of, words_of
 from trunkline.errors import DataError, OptionError

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 import trunkline as tl
 from trunkline.data.columns import Columns
-from trunkline.data.conll import open_tagged, write
 from trunkline.data.formats import Form
+from trunkline.data.readers.conll import open_tagged, write
 from trunkline.data.tagging import SCHEMES
 from trunkline.errors import DataError, OptionError, TrunklineError
 from trunkline.types import Problem
 
-DATA = Path(os.environ.get("TRUNKLINE_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("TRUNKLINE_DATA", Path(__file__).parents[4] / "shared" / "data"))
 CONLL = """-DOCSTART- -X- -X- O
 
 EU NNP B-NP B-ORG

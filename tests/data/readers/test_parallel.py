@@ -9,8 +9,8 @@ import pytest
 
 from trunkline.data.columns import Columns
 from trunkline.data.formats import Form
-from trunkline.data.parallel import open_parallel
 from trunkline.data.read import read
+from trunkline.data.readers.parallel import open_parallel
 from trunkline.errors import DataError, OptionError
 
 DATA = Path(os.environ.get("TRUNKLINE_DATA", "../shared/data"))

@@ -12,9 +12,10 @@ from tokenizers import decoders as decoding
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from trunkline.errors import DataError, ModelError, OptionError, TrunklineError
-from trunkline.model import chat, sources
-from trunkline.model.chat import render, template_id
+from trunkline.model import sources
 from trunkline.model.tokenizer import Tokenizer
+from trunkline.model.writing import chat
+from trunkline.model.writing.chat import render, template_id
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from trunkline.data.columns import Columns
 from trunkline.data.formats import Form, open_table
-from trunkline.data.spans import as_entities
+from trunkline.data.readers.spans import as_entities
 from trunkline.data.table import Table, from_dicts, from_objects
 from trunkline.errors import DataError, OptionError
 from trunkline.types import Problem

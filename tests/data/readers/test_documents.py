@@ -5,8 +5,8 @@ import gzip
 import pytest
 
 from trunkline.data.columns import Columns
-from trunkline.data.documents import open_documents
 from trunkline.data.formats import Form
+from trunkline.data.readers.documents import open_documents
 from trunkline.errors import DataError, OptionError
 from trunkline.types import Problem
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from trunkline.model.pooling import Pooling
+from trunkline.model.heads.pooling import Pooling
 
 
 class Turned(nn.Module):

@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Any
 
 from trunkline.data.columns import Columns
-from trunkline.data.squad import as_questions
+from trunkline.data.readers.squad import as_questions
 from trunkline.data.table import Record, Records, Table
 from trunkline.errors import DataError, unknown
 from trunkline.types import Problem, Rows

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from trunkline.data.passages import among
 from trunkline.data.read import read
+from trunkline.data.readers.passages import among
 from trunkline.errors import DataError, OptionError
 from trunkline.types import Rows
 

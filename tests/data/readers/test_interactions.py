@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from trunkline.data.interactions import read_interactions
 from trunkline.data.quality import check, require
+from trunkline.data.readers.interactions import read_interactions
 from trunkline.data.split import split
 from trunkline.errors import DataError, OptionError
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from trunkline.data.cells import fold, is_missing
 from trunkline.data.columns import Columns
-from trunkline.data.spans import clean, plain
+from trunkline.data.readers.spans import clean, plain
 from trunkline.data.table import Record, Records, Table
 from trunkline.errors import DataError, unknown
 from trunkline.types import Problem

@@ -21,7 +21,7 @@ from itertools import chain, islice
 from typing import Any
 
 from trunkline.data.columns import Columns
-from trunkline.data.spans import clean, plain
+from trunkline.data.readers.spans import clean, plain
 from trunkline.data.table import Record, Records, Table
 from trunkline.errors import DataError, OptionError, unknown
 from trunkline.types import Problem

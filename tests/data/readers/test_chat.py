@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import trunkline as tl
-from trunkline.data.chat import as_dialogues, shown
 from trunkline.data.columns import Columns
-from trunkline.data.documents import open_documents
 from trunkline.data.formats import Form, open_table
+from trunkline.data.readers.chat import as_dialogues, shown
+from trunkline.data.readers.documents import open_documents
 from trunkline.errors import DataError, OptionError
 from trunkline.types import Problem
 

@@ -23,7 +23,7 @@ from trunkline.data.columns import Columns
 from trunkline.data.decode import find_encoding, open_text
 from trunkline.data.delimited import MAX_LINE
 from trunkline.data.formats import Form
-from trunkline.data.spans import plain
+from trunkline.data.readers.spans import plain
 from trunkline.data.table import Record, Records, Table
 from trunkline.errors import DataError, unknown
 from trunkline.types import Problem

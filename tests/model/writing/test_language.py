@@ -12,13 +12,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from tests import tiny
 from trunkline.errors import ModelError
-from trunkline.model import language
 from trunkline.model.backbone import ALL, load_backbone
 from trunkline.model.batches import pad
 from trunkline.model.families import FAMILIES
-from trunkline.model.generation import WritingSpec
-from trunkline.model.language import LanguageHead, LanguageModel, likelihood, log_probabilities
 from trunkline.model.network import Network, own
+from trunkline.model.writing import language
+from trunkline.model.writing.generation import WritingSpec
+from trunkline.model.writing.language import LanguageHead, LanguageModel, likelihood, log_probabilities
 from trunkline.states.collate import collate
 from trunkline.states.live import LiveStates
 from trunkline.types import IGNORE, Batch, Item, Tokens

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from trunkline.data.read import read
-from trunkline.data.squad import NEAR, place
+from trunkline.data.readers.squad import NEAR, place
 from trunkline.errors import DataError, OptionError
 
 PASSAGE = "Ada Lovelace was born in London in 1815. She wrote the first program in 1843."
@@ -19,7 +19,7 @@ ASKED = [
     {"id": "q2", "question": "Who was her dog?", "answers": [], "is_impossible": True, "plausible_answers": [{"text": "Ada", "answer_start": 0}]},
 ]  # fmt: skip
 ANSWERS = [[[25, "London"], [22, "in London"]], []]
-DATA = os.environ.get("TRUNKLINE_DATA", str(Path(__file__).parents[3] / "shared" / "data"))
+DATA = os.environ.get("TRUNKLINE_DATA", str(Path(__file__).parents[4] / "shared" / "data"))
 
 
 def articles(questions=ASKED, context=PASSAGE, **more):

@@ -31,8 +31,8 @@ import markupsafe
 import numpy as np
 
 from trunkline.errors import DataError, ModelError, OptionError
-from trunkline.model.template_child import PAD
 from trunkline.model.tokenizer import Tokenizer
+from trunkline.model.writing.template_child import PAD
 
 ROLES = ("system", "user", "assistant", "tool")
 MAX_TEMPLATE = 100_000  # characters

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from trunkline.model.crf import FORBIDDEN, Steps, StepWeights, allowed, best_path, log_partition, marginals, path_score
+from trunkline.model.heads.crf import FORBIDDEN, Steps, StepWeights, allowed, best_path, log_partition, marginals, path_score
 
 LENGTHS = (4, 1, 3)
 TAGS = 3

@@ -1,0 +1,1 @@
+"""From hidden states to what a task answers with: parts of heads that several tasks share."""
