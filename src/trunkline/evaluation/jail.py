@@ -84,6 +84,7 @@ _OF_FILES = 0b1100_0000_0000_0111
 
 
 def main() -> None:
+    """Read a job from standard input, shut this process in, and run it."""
     job = json.load(sys.stdin)
     folder = str(Path.cwd())
     _hand_over(job)

@@ -22,10 +22,10 @@ _KEYS_VALUES = ("key", "value", "k_proj", "v_proj", "k", "v", "k_lin", "v_lin", 
 """By the last part of the name. The last four make queries too: there one layer makes all three."""
 _ATTENTION = (*_KEYS_VALUES, "query", "q_proj", "q", "q_lin", "query_proj")
 _ATTENTION_ENDS = ("attention.output.dense", "attention.attn.o", "attention.out_lin", "attention.dense", "attn.Wo", "attn.c_proj",
-                   "self_attn.o_proj", "SelfAttention.o", "EncDecAttention.o")  # fmt: skip
+                   "self_attn.o_proj", "self_attn.out_proj", "encoder_attn.out_proj", "SelfAttention.o", "EncDecAttention.o")  # fmt: skip
 """By the last parts of the name, as are the next."""
 _FEEDFORWARD_ENDS = ("output.dense", "ffn.lin2", "mlp.Wo", "mlp.c_proj", "mlp.dense_4h_to_h", "mlp.down_proj", "DenseReluDense.wo",
-                     "ffn_output")  # fmt: skip
+                     "ffn_output", "fc2")  # fmt: skip
 
 
 def linear(network: Network) -> dict[str, nn.Module]:

@@ -55,15 +55,15 @@ def _documents(path: Path, encoding: Encoding, by: str) -> Records:
 def _pieces(lines: Iterable[tuple[int, str]], by: str) -> Iterator[tuple[int, list[str]]]:
     """The lines of each text, with the number of its first line. Of a text far too long the rest is not kept."""
     held: list[str] = []
-    start, size = 1, 0
+    start, size, blank = 1, 0, True
     for number, line in lines:
-        if not held or not any(map(str.strip, held)):
+        if blank:
             held, start, size = [], number, 0
-        size += len(line)
+        size, blank = size + len(line), blank and not line.strip()
         if size <= 2 * MAX_CELL or not held:
             held.append(line)
         if by == "line" or (by == "paragraph" and not line.strip()):
             yield start, held
-            held = []
+            held, blank = [], True
     if held:
         yield start, held

@@ -15,6 +15,7 @@ PAD = " \n"
 
 
 def main() -> None:
+    """Read a template and its values from standard input, and write what it makes of them to standard output."""
     job = json.load(sys.stdin)
     _limit(job["seconds"], job["bytes"])
     sys.path += job["paths"]
@@ -39,6 +40,12 @@ def _limit(seconds: int, size: int) -> None:
             resource.setrlimit(getattr(resource, name), (value, value))
         except (AttributeError, ValueError, OSError):
             continue
+
+
+def _given(job: dict[str, Any], pad: str) -> dict[str, Any]:
+    """What the template sees: messages that hold a mark each, with `pad` on both sides of it."""
+    messages = [{"role": role, "content": pad + mark + pad[::-1]} for role, mark in zip(job["roles"], job["marks"])]
+    return {**job["tokens"], "messages": messages, "add_generation_prompt": job["add_answer_prompt"], "tools": None, "documents": None}
 
 
 def _render(job: dict[str, Any]) -> dict[str, str]:
@@ -75,15 +82,7 @@ def _render(job: dict[str, Any]) -> dict[str, str]:
         template = environment.from_string(job["template"], globals={"raise_exception": raise_exception})
         texts: dict[str, str] = {}
         for name, pad in (("rendered", ""), ("padded", PAD)):
-            messages = [{"role": role, "content": pad + mark + pad[::-1]} for role, mark in zip(job["roles"], job["marks"])]
-            given = {
-                **job["tokens"],
-                "messages": messages,
-                "add_generation_prompt": job["add_answer_prompt"],
-                "tools": None,
-                "documents": None,
-            }
-            text = _within(template.generate(given), job["characters"])
+            text = _within(template.generate(_given(job, pad)), job["characters"])
             if text is None:
                 return {"refused": f"it writes more than {job['characters']:,} characters"}
             texts[name] = text
