@@ -3,6 +3,9 @@
 Twice a configuration file ran code although remote code was switched off (CVE-2026-4372: `_attn_implementation_internal`;
 CVE-2026-22807: `auto_map`). So the rule is about what is allowed: the model type is one that `transformers` itself brings, and
 a value that nobody here knows may be a number, a truth value or a plain word, but never a path, a module or an address.
+
+Why not refuse, or leave out, every key that the configuration class does not list: the library itself reads some that are not listed
+(DeBERTa's `norm_rel_ebd` and `conv_kernel_size`, T5's `decoder_start_token_id`), so real models would be shut out or, worse, run wrongly.
 """
 
 from __future__ import annotations
