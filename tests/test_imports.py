@@ -26,6 +26,7 @@ LAYERS = (
     ("branch",),
     ("train", "stream"),
     ("prompting",),
+    ("alignment",),
     ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -1,4 +1,4 @@
-"""The one table of names: tasks and methods, by the module that holds each. To add one: its file, and a line here.
+"""The one table of names: tasks, methods and goals, by the module that holds each. To add one: its file, and a line here.
 
 This is the only place that imports ours inside a function: a name is looked up when it is used, so that
 `trunkline --help` starts without torch.
@@ -33,6 +33,10 @@ METHODS = {
     "probe": "trunkline.methods.probe",
 }
 
+GOALS: dict[str, str] = {}
+"""What alignment may be after. The module of a goal has `Config` (a frozen dataclass: the options of `--goal NAME:option=value`), READS (the task
+that its rows are read for) and `align(start, parts, config, settings, out)`: from a branch that writes and a Split to the policy's branch."""
+
 
 def task(name: str) -> ModuleType:
     """The module of a task: five names and a `TaskSpec`. Raises: OptionError for a name that is not in the table."""
@@ -42,6 +46,11 @@ def task(name: str) -> ModuleType:
 def method(name: str) -> ModuleType:
     """The module of a method: `Config`, `graft`, `merge`. Raises: OptionError for a name that is not in the table."""
     return _module("method", name, METHODS)
+
+
+def goal(name: str) -> ModuleType:
+    """The module of a goal of alignment: `Config`, READS, `align`. Raises: OptionError for a name that is not in the table."""
+    return _module("goal", name, GOALS)
 
 
 def _module(kind: str, name: str, table: dict[str, str]) -> ModuleType:
