@@ -39,6 +39,11 @@ class Network(nn.Module):
         if isinstance(head, LanguageHead):
             head.tie(backbone)
 
+    @property
+    def backbone(self) -> Backbone:
+        """What the layers above the cut were taken from."""
+        return self._backbone
+
     def forward(self, batch: Batch) -> Output:
         """batch.hidden (S, T, D), or batch.ids (S, T) at depth "all" -> logits and the last hidden states (S, T, D).
 
@@ -47,7 +52,7 @@ class Network(nn.Module):
         if isinstance(self.head, LanguageHead) and batch.targets is None:
             nothing = torch.empty(0, device=batch.mask.device)
             return Output(nothing, nothing, generate=partial(self.write, batch))
-        hidden = self._hidden(batch)
+        hidden = self.hidden(batch)
         self._follow_embeddings()
         found = self.head(hidden, batch)
         logits, extra = found if isinstance(found, tuple) else (found, {})
@@ -59,18 +64,23 @@ class Network(nn.Module):
         A decoder goes on from the prompt, whose ids are the item's `about`: its cache needs the layers below the cut too, so the whole
         model runs. An encoder-decoder begins with the states at the cut.
         """
+        return self.writer().write(self.begun(batch), batch.spec, stream)
+
+    def writer(self) -> Writer:
+        """The library's model with this network's layers in it, over the same tensors."""
         head: Any = self.head
         self._follow_embeddings()
         model = head.model.around(self._backbone.whole(self.upper, self.depth)).eval()
-        if self.below is None:
-            given: dict[str, Any] = left_padded(batch.abouts, self._backbone.tokenizer.pad_id, batch.mask.device)
-        else:
-            with torch.no_grad():
-                encoded = BaseModelOutput(last_hidden_state=self.below.encoded(batch, self.upper))
-            given = {"encoder_outputs": encoded, "attention_mask": batch.mask.long()}
         start = None if self.below is None else self.below.start
-        writer = Writer(model, self._backbone.tokenizer, self._backbone.ends, start, self._backbone.max_tokens)
-        return writer.write(given, batch.spec, stream)
+        return Writer(model, self._backbone.tokenizer, self._backbone.ends, start, self._backbone.max_tokens)
+
+    def begun(self, batch: Batch) -> dict[str, Any]:
+        """What a writer goes on from: the prompts of the batch, or of an encoder-decoder its encoded texts."""
+        if self.below is None:
+            return left_padded(batch.abouts, self._backbone.tokenizer.pad_id, batch.mask.device)
+        with torch.no_grad():
+            encoded = BaseModelOutput(last_hidden_state=self.below.encoded(batch, self.upper))
+        return {"encoder_outputs": encoded, "attention_mask": batch.mask.long()}
 
     def _follow_embeddings(self) -> None:
         """Where the whole model trains, an output layer that is tied to the embeddings follows them."""
@@ -78,7 +88,8 @@ class Network(nn.Module):
             stack: Any = self.upper if self.below is None else self.upper["decoder"]  # type: ignore[index]
             self.head.model.use(stack.get_input_embeddings().weight)
 
-    def _hidden(self, batch: Batch) -> torch.Tensor:
+    def hidden(self, batch: Batch) -> torch.Tensor:
+        """What the head reads: the last hidden states (S, T, D); of an encoder-decoder the decoder's, (S, U, D)."""
         if self.below is not None:
             return self.below(batch, self.upper)
         mask = None if bool(batch.mask.all()) else batch.mask.long()

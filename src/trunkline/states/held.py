@@ -1,11 +1,11 @@
-"""`HeldStates`: the states of some texts in memory, with the face of `States`. For a search over cuts, which reads them many times.
+"""`HeldStates`: the states of some texts in memory, with the face of `States`. For what reads them many times: a search over cuts, rollouts.
 
 Those of a higher cut are computed from those of a lower one, so the text goes through the trunk once for all cuts that are tried.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -31,9 +31,16 @@ class HeldStates:
                 rounded = as_stored(states[: len(one)], dtype)
                 self._held[one.key] = rounded if dtype == "float32" else rounded.astype(np.float16)
 
+    @classmethod
+    def of(cls, states: Mapping[bytes, np.ndarray]) -> HeldStates:
+        """States that are there already: (T, D) float32 by the key of their tokens."""
+        held = object.__new__(cls)
+        held._held = dict(states)
+        return held
+
     def read(self, tokens: Sequence[Tokens]) -> list[np.ndarray]:
         """The states of each of `tokens`: a list of (T, D) float32. Raises: KeyError for a text that is not held."""
-        return [self._held[one.key].astype(np.float32) for one in tokens]
+        return [self._held[one.key].astype(np.float32, copy=False) for one in tokens]
 
 
 def _padded(states: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:

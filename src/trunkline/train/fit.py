@@ -169,7 +169,7 @@ class _Loop:
         groups, state = found
         restore(self.network, groups["weights"], "checkpoint")
         self.best = groups["best"]
-        _restore_optimizer(self.optimizer, self.learned, groups["optimizer"])
+        restore_optimizer(self.optimizer, self.learned, groups["optimizer"])
         self.network.guide.restore(groups.get("guide", {}), self.device)
         self.progress = Progress(**state["progress"])
         self.losses = state["losses"]
@@ -273,7 +273,7 @@ class _Loop:
         if not self.checkpoints:
             return
         weights = {name: p.detach().cpu().contiguous() for name, p in self.learned.items()}
-        groups = {"weights": weights, "best": self.best, "optimizer": _optimizer_tensors(self.optimizer, self.learned)}
+        groups = {"weights": weights, "best": self.best, "optimizer": optimizer_tensors(self.optimizer, self.learned)}
         groups["guide"] = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.guide.tensors().items()}
         self.checkpoints.save(self.progress.step, groups, {"progress": asdict(self.progress), "losses": self.losses})
         self.saved_at = time.monotonic()
@@ -299,7 +299,7 @@ def _optimizer(
     return made, [float(group["lr"]) for group in made.param_groups]
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer, learned: dict[str, torch.nn.Parameter]) -> Tensors:
+def optimizer_tensors(optimizer: torch.optim.Optimizer, learned: dict[str, torch.nn.Parameter]) -> Tensors:
     """The optimizer's state as flat tensors named `parameter|entry`."""
     names_of = {id(p): name for name, p in learned.items()}
     flat: Tensors = {}
@@ -309,7 +309,7 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer, learned: dict[str, torc
     return flat
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, learned: dict[str, torch.nn.Parameter], flat: Tensors) -> None:
+def restore_optimizer(optimizer: torch.optim.Optimizer, learned: dict[str, torch.nn.Parameter], flat: Tensors) -> None:
     for name, tensor in flat.items():
         parameter_name, _, entry = name.rpartition("|")
         parameter = learned[parameter_name]

@@ -86,6 +86,21 @@ class Writer:
             stream.advance(texts[0], spec.stops, ended=True)
         return texts
 
+    def draw(self, given: dict[str, Any], spec: WritingSpec) -> torch.Tensor:
+        """New ids (S, U), drawn as the spec says; each row goes on for one token behind its end, so that the model has read the end too.
+
+        At most max_new_tokens + 1 are drawn; what stands behind an end, and the last of so many, means nothing.
+        """
+        begun = given["input_ids"].shape[1] if self.start is None else 1
+        settings = self._settings(spec, begun)
+        settings.max_new_tokens, settings.eos_token_id = spec.max_new_tokens + 1, None
+        with torch.random.fork_rng(devices=[self.model.device] if self.model.device.type == "cuda" else []):
+            torch.manual_seed(spec.seed)
+            ids = self.model.generate(
+                **given, generation_config=settings, stopping_criteria=StoppingCriteriaList([_PastEnd(self.ends, begun)])
+            )
+        return ids[:, begun:]
+
     def text(self, ids: Sequence[int], stops: Sequence[str]) -> str:
         """What some new tokens say, up to the first end or stop."""
         end = next((at for at, one in enumerate(ids) if one in self.ends), len(ids))
@@ -141,6 +156,17 @@ def _uncertain(text: str, stops: Sequence[str]) -> int:
     half = len(text) - len(text.rstrip("\ufffd"))
     begun = (size for stop in stops for size in range(len(stop) - 1, 0, -1) if text.endswith(stop[:size]))
     return max(half, max(begun, default=0))
+
+
+class _PastEnd(StoppingCriteria):
+    """Ends a row one token behind its end."""
+
+    def __init__(self, ends: Sequence[int], begun: int) -> None:
+        self.ends, self.begun = ends, begun
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **rest: Any) -> torch.Tensor:
+        ends = torch.tensor(self.ends, device=input_ids.device, dtype=input_ids.dtype)
+        return torch.isin(input_ids[:, self.begun : -1], ends).any(1)
 
 
 class _Ended(StoppingCriteria):
