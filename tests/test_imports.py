@@ -33,8 +33,8 @@ LAYERS = (
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 BY_NAME = {"__init__.py", "names.py", "cli.py"}
 """The files that look modules of ours up by name, when they are used, so that starting is fast."""
-THROUGH_TRANSFORMERS = {"gguf", "onnxscript"}
-"""Packages that no file of ours imports, and that `transformers` and torch's exporter need for what we ask of them."""
+THROUGH_TRANSFORMERS = {"gguf"}
+"""Packages that no file of ours imports, and that `transformers` needs for what we ask of it."""
 DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",

@@ -31,7 +31,7 @@ from trunkline.types import Answer, Item, Row, Rows, Spec, Tokens
 
 KIND = "branch"
 _PROBES = 4
-_PROBE_TOLERANCE = {"float32": 5e-3, "bfloat16": 0.05, "int8": 0.5}
+PROBE_TOLERANCE = {"float32": 5e-3, "bfloat16": 0.05, "int8": 0.5}
 """By the trunk's precision: on another processor a last bit may round another way, which int8 makes a step of 1/127."""
 
 
@@ -147,14 +147,18 @@ class Branch:
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()},
         }
 
+    def probes(self) -> list[Item]:
+        """Four fixed token sequences of different length."""
+        generator, likelihood = np.random.default_rng(0), self.spec.kind == "likelihood"
+        ids = [generator.integers(0, self.backbone.config.vocab_size, size, dtype=np.int32) for size in range(6, 6 + _PROBES)]
+        return [Item((Tokens(one),), one if likelihood else None) for one in ids]
+
     def probe(self) -> np.ndarray:
         """Logits (4, K) for four fixed token sequences: stored with the branch, and compared when it is loaded.
 
         Of a task whose logits are over a vocabulary: the likelihoods (4, 2) of the sequences.
         """
-        generator, likelihood = np.random.default_rng(0), self.spec.kind == "likelihood"
-        ids = [generator.integers(0, self.backbone.config.vocab_size, size, dtype=np.int32) for size in range(6, 6 + _PROBES)]
-        items = [Item((Tokens(one),), one if likelihood else None) for one in ids]
+        likelihood, items = self.spec.kind == "likelihood", self.probes()
         self.network.eval()
         with torch.no_grad():
             batch = collate(items, self.source(), self.spec, self.backbone.tokenizer.pad_id).to(self.backbone.device)
@@ -172,8 +176,8 @@ def savable(folder: str | Path) -> Path:
     return folder
 
 
-def load(folder: str | Path, *, model: str | Path | None = None, device: str | torch.device = "cpu") -> Branch:
-    """A branch from its folder, with its backbone by the name it was tuned with, or from `model`.
+def load(folder: str | Path, *, model: str | Path | Backbone | None = None, device: str | torch.device = "cpu") -> Branch:
+    """A branch from its folder, with its backbone by the name it was tuned with, or from `model`: another name, or one that is loaded.
 
     Raises: ArtefactError when the folder is damaged, the backbone is another one (both ids are named), tensors are missing,
     extra or of another shape, or the branch does not answer as it did when it was saved.
@@ -189,7 +193,9 @@ def load(folder: str | Path, *, model: str | Path | None = None, device: str | t
         choices.one_of("trunk_precision", precision, PRECISIONS)
     except (KeyError, ValueError, TypeError, OptionError) as error:
         raise ArtefactError(f"{folder / 'branch.json'}: not the description of a branch that this Trunkline reads ({error}).") from error
-    backbone = load_backbone(model or about["backbone"]["name"], device=device, trunk_precision=precision)
+    given = model if isinstance(model, Backbone) and model.trunk_precision == precision else None
+    name = model.name if isinstance(model, Backbone) else model
+    backbone = given or load_backbone(name or about["backbone"]["name"], device=device, trunk_precision=precision)
     if backbone.id != about["backbone"]["id"]:
         raise ArtefactError(
             f"{folder}: was tuned on backbone {about['backbone']['name']!r} with id {about['backbone']['id']}, and {backbone.name!r} has id "
@@ -198,10 +204,10 @@ def load(folder: str | Path, *, model: str | Path | None = None, device: str | t
     branch = Branch.new(backbone, spec, about["method"], config, about["depth"], about["states"])
     restore(branch.network, safetensors.torch.load(files["branch.safetensors"]), str(folder / "branch.safetensors"))
     difference = float(np.abs(branch.probe() - np.asarray(about["probe"])).max())
-    if not difference <= _PROBE_TOLERANCE[precision]:
+    if not difference <= PROBE_TOLERANCE[precision]:
         raise ArtefactError(
             f"{folder}: on this machine the branch answers differently than when it was saved (largest difference of its probe logits "
-            f"{difference:.3g}, allowed {_PROBE_TOLERANCE[precision]}; saved with {about['versions']}). Install those versions, or tune it anew."
+            f"{difference:.3g}, allowed {PROBE_TOLERANCE[precision]}; saved with {about['versions']}). Install those versions, or tune it anew."
         )
     if "report.json" in files:
         branch.report = Report.from_json(files["report.json"], str(folder / "report.json"))

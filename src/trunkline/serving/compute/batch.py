@@ -1,0 +1,194 @@
+"""One batch: the trunk runs once over all texts of it that are not remembered, then each row through the branches that it asks for."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from trunkline import names
+from trunkline.branch import Branch
+from trunkline.errors import StatesError
+from trunkline.model.backbone import ALL
+from trunkline.model.batches import TOKENS_PER_BATCH, by_length
+from trunkline.serving.compute.cache import StatesCache
+from trunkline.serving.compute.taps import Taps
+from trunkline.serving.compute.upper import Stack, Upper, alike
+from trunkline.states.collate import collate
+from trunkline.states.quantise import as_stored
+from trunkline.types import Answer, Batch, Item, Output, Tokens
+
+
+@dataclass(eq=False)
+class Loaded:
+    """A branch that is served. group: names its backbone and precision; cut: layers below it, None where the whole model is its own;
+    stack: the product that its head is a part of, if it stands right on the trunk; scope: how far a text is from those it was tuned on.
+    """
+
+    version: str
+    branch: Branch
+    upper: Upper
+    group: str
+    cut: int | None
+    stack: Stack | None = None
+
+    @classmethod
+    def of(cls, version: str, branch: Branch) -> Loaded:
+        backbone = branch.backbone
+        cut = None if branch.depth == ALL else backbone.layers - int(branch.depth)
+        return cls(version, branch, Upper(branch), f"{backbone.id}@{backbone.trunk_precision}", cut)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One item on one branch. tenant: whose text it is; row: the place of its answer."""
+
+    loaded: Loaded
+    item: Item
+    tenant: str
+    row: Any
+
+
+class _Seen:
+    """Where the states of each text of a batch are: a row of a pass, or remembered."""
+
+    def __init__(self) -> None:
+        self.passes: list[tuple[dict[int, torch.Tensor], torch.Tensor]] = []
+        self.place: dict[tuple[str, bytes], tuple[int, int]] = {}
+        self.kept: dict[tuple[str, bytes], dict[int, torch.Tensor]] = {}
+        self.stacked: dict[tuple[int, int], torch.Tensor] = {}
+
+    def states(self, tenant: str, tokens: Tokens, cut: int) -> torch.Tensor:
+        """(T, D) of one text at a cut."""
+        key = tenant, tokens.key
+        if key in self.kept:
+            return self.kept[key][cut]
+        number, row = self.place[key]
+        return self.passes[number][0][cut][row, : len(tokens)]
+
+
+@torch.inference_mode()
+def answer(works: Sequence[Work], taps: dict[str, Taps], cache: StatesCache) -> list[Answer]:
+    """The answer of each work, in their order. A text whose states no branch may read (NaN) raises StatesError."""
+    answers: list[Any] = [None] * len(works)
+    for group in dict.fromkeys(work.loaded.group for work in works):
+        own = [at for at, work in enumerate(works) if work.loaded.group == group]
+        seen = _trunk([works[at] for at in own], taps[group], cache)
+        for loaded in dict.fromkeys(works[at].loaded for at in own):
+            mine = [at for at in own if works[at].loaded is loaded]
+            for at, found in zip(mine, _branch(loaded, [works[at] for at in mine], seen), strict=True):
+                answers[at] = found
+    return answers
+
+
+@torch.inference_mode()
+def probe_logits(loaded: Loaded, taps: Taps) -> tuple[np.ndarray, np.ndarray]:
+    """The logits (4, ...) for the probes of a branch, as they are computed when it is served, and (4, ...) bool: which mean something."""
+    works = [Work(loaded, item, "", at) for at, item in enumerate(loaded.branch.probes())]
+    seen = _trunk(works, taps, StatesCache(0))
+    batch = _gathered(loaded, works, seen)
+    logits = loaded.upper(batch.to(loaded.branch.backbone.device)).logits.float().cpu()
+    tokenwise = logits.dim() > 2 and logits.shape[:2] == batch.mask.shape
+    real = batch.mask.cpu() if tokenwise else torch.ones(len(logits), dtype=torch.bool)
+    return logits.numpy(), real.view(*real.shape, *(1,) * (logits.dim() - real.dim())).expand_as(logits).numpy()
+
+
+def _trunk(works: Sequence[Work], taps: Taps, cache: StatesCache) -> _Seen:
+    """Runs the trunk over the texts of one backbone, up to the highest cut that one of them is read at."""
+    seen, wanted = _Seen(), defaultdict[tuple[str, bytes], set[int]](set)
+    texts: dict[tuple[str, bytes], Tokens] = {}
+    for work in works:
+        if work.loaded.cut is not None:
+            for tokens in work.item.tokens:
+                key = work.tenant, tokens.key
+                texts[key] = tokens
+                wanted[key].add(work.loaded.cut)
+    missing = [key for key in texts if not _remembered(key, wanted[key], taps, cache, seen)]
+    for some in by_length([len(texts[key]) for key in missing], TOKENS_PER_BATCH):
+        keys = [missing[at] for at in some]
+        cuts = sorted({cut for key in keys for cut in wanted[key]})
+        found, mask = taps([texts[key] for key in keys], cuts)
+        if not all(bool(torch.isfinite(one[mask]).all()) for one in found.values()):
+            raise StatesError("The trunk gave NaN or infinite states for a text.")
+        for row, key in enumerate(keys):
+            seen.place[key] = len(seen.passes), row
+            for cut in wanted[key] if cache.max_bytes else ():
+                cache.put((key[0], taps.backbone.id, taps.backbone.trunk_precision, cut, key[1]), found[cut][row, : len(texts[key])])
+        seen.passes.append((found, mask))
+    return seen
+
+
+def _remembered(key: tuple[str, bytes], cuts: Iterable[int], taps: Taps, cache: StatesCache, seen: _Seen) -> bool:
+    if not cache.max_bytes:
+        return False
+    found: dict[int, torch.Tensor] = {}
+    for cut in cuts:
+        states = cache.get((key[0], taps.backbone.id, taps.backbone.trunk_precision, cut, key[1]))
+        if states is None:
+            return False
+        found[cut] = states
+    seen.kept[key] = found
+    return True
+
+
+def _branch(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> list[Answer]:
+    """The answers of one branch: those of one pass of the trunk together as they lie there, all others gathered by length."""
+    spec, task = loaded.branch.spec, names.task(loaded.branch.task)
+    answers: list[Any] = [None] * len(works)
+    for together, number in _parts(loaded, works, seen):
+        some = [works[at] for at in together]
+        batch = _gathered(loaded, some, seen) if number is None else _lying(loaded, some, seen, number)
+        out = _output(loaded, batch, seen, number, some)
+        for at, found in zip(together, task.decode(out, batch, spec), strict=True):
+            answers[at] = found
+    return answers
+
+
+def _parts(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> list[tuple[list[int], int | None]]:
+    """Which works are computed together, and the pass whose rows they are, or None where states come from several places."""
+    lying, rest = defaultdict[int, list[int]](list), []
+    rounded = loaded.branch.states == "int8"
+    for at, work in enumerate(works):
+        place = seen.place.get((work.tenant, work.item.tokens[0].key)) if len(work.item.tokens) == 1 and not rounded else None
+        if place is None or loaded.cut is None:
+            rest.append(at)
+        else:
+            lying[place[0]].append(at)
+    by = by_length([max(map(len, works[at].item.tokens)) for at in rest])
+    return [*((found, number) for number, found in lying.items()), *(([rest[i] for i in some], None) for some in by)]
+
+
+def _lying(loaded: Loaded, works: Sequence[Work], seen: _Seen, number: int) -> Batch:
+    found, mask = seen.passes[number]
+    rows = [seen.place[work.tenant, work.item.tokens[0].key][1] for work in works]
+    empty = Batch(None, mask, torch.arange(len(works)), loaded.branch.spec, abouts=[work.item.about for work in works])
+    return alike(found[loaded.cut or 0], mask, rows, empty)
+
+
+def _gathered(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> Batch:
+    items, branch = [work.item for work in works], loaded.branch
+    if loaded.cut is None:
+        return collate(items, None, branch.spec, branch.backbone.tokenizer.pad_id).to(branch.backbone.device)
+    states = [seen.states(work.tenant, tokens, loaded.cut) for work in works for tokens in work.item.tokens]
+    if branch.states == "int8":  # coarse enough to be a part of what was learned; float16 is not, and would only add its noise
+        states = [torch.from_numpy(as_stored(np.asarray(one), "int8")) for one in states]
+    mask = torch.arange(max(map(len, states))) < torch.tensor([len(one) for one in states])[:, None]
+    hidden = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
+    owner = torch.repeat_interleave(torch.arange(len(items)), torch.tensor([len(item.tokens) for item in items]))
+    return Batch(hidden, mask, owner, branch.spec, abouts=[item.about for item in items])
+
+
+def _output(loaded: Loaded, batch: Batch, seen: _Seen, number: int | None, works: Sequence[Work]) -> Output:
+    """What the branch makes of a batch; of heads in one product the product is computed once a pass, for all of them."""
+    if loaded.stack is None or number is None or batch.hidden is None:
+        return loaded.upper(batch.to(loaded.branch.backbone.device))
+    key = id(loaded.stack), number
+    if key not in seen.stacked:
+        found, mask = seen.passes[number]
+        seen.stacked[key] = loaded.stack(found[loaded.cut or 0], mask)
+    rows = [seen.place[work.tenant, work.item.tokens[0].key][1] for work in works]
+    return Output(seen.stacked[key][rows][:, loaded.stack.columns[loaded.version]], batch.hidden)

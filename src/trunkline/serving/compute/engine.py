@@ -1,0 +1,258 @@
+"""The engine: branches in memory, a thread that makes texts into tokens, and one that computes batch after batch.
+
+Requests that come while a batch is computed are the next batch, sorted by length, up to a budget of tokens. When nothing is going on a
+request is computed at once. Torch and ONNX Runtime let the interpreter go while they compute, so both threads get on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import torch
+
+from trunkline import names
+from trunkline.branch import PROBE_TOLERANCE, Branch
+from trunkline.errors import ArtefactError, TrunklineError
+from trunkline.serving.compute import said
+from trunkline.serving.compute.batch import Loaded, Work, answer, probe_logits
+from trunkline.serving.compute.cache import StatesCache
+from trunkline.serving.compute.load import Shelf, pick
+from trunkline.serving.compute.queue import Ask, FairQueue
+from trunkline.serving.compute.taps import Taps
+from trunkline.serving.compute.upper import Stack, stackable
+
+log = logging.getLogger("trunkline.serving")
+TOKENS_PER_GATHER = 1024
+"""How much is taken from the queue at once. More would be hardly faster and let a short request wait for long ones."""
+
+
+class Engine:
+    """`add` and `remove` branches at any time, `ask` from any thread. runtime: "auto", "torch" or "onnx"."""
+
+    def __init__(self, *, threads: int = 1, runtime: str = "auto", cache_bytes: int = 64 << 20) -> None:
+        self.shelf, self.cache = Shelf(), StatesCache(cache_bytes)
+        self.runtime, self.threads = runtime, threads
+        self.loaded: dict[str, Loaded] = {}
+        self.taps: dict[str, Taps] = {}
+        self.batches = self.rows = self.tokens = 0
+        self._lock = threading.Lock()
+        self._coming: SimpleQueue[Ask | None] = SimpleQueue()
+        self._queue, self._began = FairQueue(), 0.0
+        self._threads = [threading.Thread(target=run, daemon=True, name=run.__name__) for run in (self._prepare, self._compute)]
+        for thread in self._threads:
+            thread.start()
+
+    def add(self, version: str, branch: Branch) -> dict[str, Any]:
+        """Serve a branch under the name of its version; what is said of it. Requests in the meantime are answered by the others.
+
+        Raises: OptionError for a task without a form in JSON; ArtefactError where the engine does not answer its probes as the branch does.
+        """
+        said.check(branch.spec)
+        loaded = Loaded.of(version, branch)
+        with self._lock:
+            taps = self.taps.get(loaded.group) or Taps(branch.backbone)
+            cuts = {one.cut for one in self.loaded.values() if one.group == loaded.group and one.cut is not None}
+            fresh = pick(taps, loaded, cuts, self.runtime, self.threads)
+            _check(loaded, fresh)
+            self.loaded = {**self.loaded, version: loaded}  # a new dict each time: whoever reads one is never half way
+            self.taps = {**self.taps, loaded.group: fresh}
+            self._stack()
+        return self.about(version)
+
+    def remove(self, version: str) -> None:
+        """Forget a branch. Requests that ask for it and were not computed yet are answered with an error: ask for no more before."""
+        with self._lock:
+            self.loaded = {name: one for name, one in self.loaded.items() if name != version}
+            groups = {one.group for one in self.loaded.values()}
+            self.taps = {name: one for name, one in self.taps.items() if name in groups}
+            self.shelf.keep_only({one.branch.backbone.id for one in self.loaded.values()})
+            self._stack()
+
+    def about(self, version: str) -> dict[str, Any]:
+        """What there is to know of a branch that is served."""
+        loaded = self.loaded[version]
+        branch, taps = loaded.branch, self.taps[loaded.group]
+        return {
+            "version": version,
+            "task": branch.task,
+            "method": branch.method,
+            "depth": branch.depth,
+            "model": branch.backbone.name,
+            "precision": branch.backbone.trunk_precision,
+            "labels": list(getattr(branch.spec, "labels", ())),
+            "max_tokens": branch.spec.max_tokens,
+            "runtime": {"trunk": taps.runtime, "branch": loaded.upper.runtime},
+        }
+
+    def ask(self, ask: Ask) -> None:
+        """Take a request; its `done` is called once."""
+        self._coming.put(ask)
+
+    def busy_seconds(self) -> float:
+        """For how long the batch at hand has been computed; 0 between batches."""
+        return time.monotonic() - self._began if self._began else 0.0
+
+    def stats(self) -> dict[str, float]:
+        return {
+            "batches": self.batches,
+            "rows": self.rows,
+            "tokens": self.tokens,
+            "passes": sum(taps.passes for taps in self.taps.values()),
+            "cache_hits": self.cache.hits,
+            "cache_bytes": self.cache.bytes,
+            "queue": len(self._queue),
+        }
+
+    def close(self) -> None:
+        """Answer what was asked, and end both threads."""
+        self._coming.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _stack(self) -> None:
+        """Heads right on one trunk, with one pooling, become one product."""
+        groups = defaultdict[tuple[str, str], dict[str, Branch]](dict)
+        for version, loaded in self.loaded.items():
+            head = stackable(loaded.branch)
+            if head is not None:
+                groups[loaded.group, head.pooling.kind][version] = loaded.branch
+        for together in groups.values():
+            stack = Stack(together) if len(together) > 1 else None
+            for version in together:
+                self.loaded[version].stack = stack
+
+    def _prepare(self) -> None:
+        while (ask := self._coming.get()) is not None:
+            if ask.is_late():
+                _finish(ask, _error("too_late", "The deadline passed, or the client left, before the request was computed."))
+                continue
+            try:
+                self._items(ask)
+            except TrunklineError as error:
+                _finish(ask, _error("unusable_input", str(error)))
+            except Exception as error:  # a text that a tokenizer cannot take ends its own request, never the thread
+                log.error("prepare failed: %s", type(error).__name__)
+                _finish(ask, _error("internal", "The request could not be prepared."))
+        self._queue.close()
+
+    def _items(self, ask: Ask) -> None:
+        """Puts the ask into the queue with its items, or answers it where it is too large."""
+        loaded = self.loaded
+        if unknown := [version for version in ask.versions if version not in loaded]:
+            _finish(ask, _error("gone", f"{unknown[0]}: this version is not served any more."))
+            return
+        memories: dict[int, _Memory] = {}
+        cost = 0
+        for version in dict.fromkeys(ask.versions):
+            branch = loaded[version].branch
+            memory = memories.setdefault(id(branch.backbone.tokenizer), _Memory(branch.backbone.tokenizer))
+            items = ask.items[version] = [names.task(branch.task).prepare(row, memory, branch.spec) for row in ask.rows]
+            cost += sum(len(tokens) for item in items for tokens in item.tokens)
+            cut = next((at for at, item in enumerate(items) if item.was_cut), None)
+            if cut is not None and not ask.truncate:
+                text = (
+                    f"inputs[{cut}] has more than the {branch.spec.max_tokens} tokens that this branch reads. Send less, or truncate=true."
+                )
+                _finish(ask, _error("too_many_tokens", text))
+                return
+            if cost > ask.max_cost:
+                text = f"The request costs more than {ask.max_cost:,} tokens, counted for every branch. Send fewer texts."
+                _finish(ask, _error("too_expensive", text))
+                return
+        ask.tokens = sum(len(tokens) for tokens in {t.key: t for items in ask.items.values() for i in items for t in i.tokens}.values())
+        self._queue.put(ask)
+
+    def _compute(self) -> None:
+        torch.set_num_threads(self.threads)
+        like = 1
+        while asks := self._queue.take(TOKENS_PER_GATHER, like):
+            like = len(asks)
+            late = [ask for ask in asks if ask.is_late()]
+            for ask in late:
+                _finish(ask, _error("too_late", "The deadline passed, or the client left, before the request was computed."))
+            self._began = time.monotonic()
+            self._run([ask for ask in asks if ask not in late])
+            self._began = 0.0
+
+    def _run(self, asks: Sequence[Ask]) -> None:
+        """One batch. Where it fails each request is computed alone, so that one text harms its own request only."""
+        if not asks:
+            return
+        began = time.monotonic()
+        try:
+            answers = self._answers(asks)
+        except Exception as error:  # whatever it is, the other requests and the thread go on
+            if len(asks) > 1:
+                for ask in asks:
+                    self._run([ask])
+                return
+            log.error("compute failed: %s", type(error).__name__)
+            _finish(asks[0], _error("internal", "The request could not be computed."))
+            return
+        seconds = time.monotonic() - began
+        self.batches, self.rows = self.batches + 1, self.rows + sum(len(ask.rows) for ask in asks)
+        self.tokens += sum(ask.tokens for ask in asks)
+        for ask, found in zip(asks, answers):
+            _finish(ask, {"answers": found, "tokens": ask.tokens, "waited": began - ask.asked, "computed": seconds, "batch": len(asks)})
+
+    def _answers(self, asks: Sequence[Ask]) -> list[list[dict[str, Any]]]:
+        loaded = self.loaded
+        works = [
+            Work(loaded[version], item, ask.tenant, (number, row, version))
+            for number, ask in enumerate(asks)
+            for version, items in ask.items.items()
+            for row, item in enumerate(items)
+        ]
+        found: list[list[dict[str, Any]]] = [[{} for _ in ask.rows] for ask in asks]
+        for work, one in zip(works, answer(works, self.taps, self.cache), strict=True):
+            number, row, version = work.row
+            shown = said.said(one, work.loaded.branch.spec, asks[number].top)
+            found[number][row][version] = shown | ({"truncated": True} if work.item.was_cut else {})
+        return found
+
+
+class _Memory:
+    """A tokenizer that encodes each text of a request once, however many branches read it."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer, self._known = tokenizer, {}  # type: ignore[var-annotated]
+
+    def encode(self, text: str, text_b: str | None = None, *, max_tokens: int) -> Any:
+        key = text, text_b, max_tokens
+        if key not in self._known:
+            self._known[key] = self._tokenizer.encode(text, text_b, max_tokens=max_tokens)
+        return self._known[key]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+
+def _check(loaded: Loaded, taps: Taps) -> None:
+    """Raises: ArtefactError where the engine answers the probes of a branch otherwise than the branch itself, which gave its stored answers."""
+    found, real = probe_logits(loaded, taps)
+    wanted = loaded.branch.probe().reshape(found.shape)
+    difference = float(np.abs(found - wanted)[real].max())
+    allowed = PROBE_TOLERANCE[loaded.branch.backbone.trunk_precision]
+    if not difference <= allowed:
+        raise ArtefactError(
+            f"{loaded.version}: answers its probes otherwise when served than when tuned (largest difference {difference:.3g}, allowed "
+            f"{allowed}). It is not served. Try --runtime torch."
+        )
+
+
+def _error(code: str, message: str) -> dict[str, Any]:
+    return {"error": code, "message": message}
+
+
+def _finish(ask: Ask, reply: dict[str, Any]) -> None:
+    try:
+        ask.done(reply)
+    except Exception as error:  # whoever asked is gone
+        log.error("a reply was not taken: %s", type(error).__name__)

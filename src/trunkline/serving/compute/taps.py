@@ -1,0 +1,108 @@
+"""One pass of a trunk that hands out its states at several cuts: branches of different depth on one backbone read the same pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from trunkline.model.backbone import Backbone, Trunk
+from trunkline.model.batches import pad
+from trunkline.model.precision import each_length
+from trunkline.model.stacks import at
+from trunkline.serving.compute import onnx_layers
+from trunkline.types import Tokens
+
+EQUAL = 1e-4
+"""How far states may be from torch's in float32 before ONNX Runtime is not used. Source: the rule of RELIABILITY for exports, A11."""
+
+
+class Taps:
+    """The layers of a backbone up to the cut that is asked, with what stands at lower cuts on the way. Counts its passes.
+
+    cuts: where branches begin, as numbers of layers below
+    """
+
+    def __init__(self, backbone: Backbone, cuts: Iterable[int] = ()) -> None:
+        self.backbone, self.cuts, self.passes = backbone, frozenset(cuts), 0
+        self._parts: list[tuple[int, onnx_layers.Layers]] = []
+
+    def for_cuts(self, cuts: Iterable[int]) -> Taps:
+        """These taps, or others in torch where the cuts are not the same: what reads these goes on undisturbed."""
+        return self if self.cuts == frozenset(cuts) else Taps(self.backbone, cuts)
+
+    def use_onnx(self, threads: int) -> None:
+        """From now on the layers run in ONNX Runtime, one session for what lies between two cuts. Call where `may_use_onnx`."""
+        layers, parts, low = list(at(self.backbone.stack, self.backbone.family.layers)), [], 0
+        for cut in sorted(self.cuts - {0}):
+            parts.append((cut, onnx_layers.Layers(self.backbone.config, layers[low:cut], threads)))
+            low = cut
+        self._parts = parts
+
+    def use_torch(self) -> None:
+        """From now on the layers run in torch."""
+        self._parts = []
+
+    def may_use_onnx(self) -> bool:
+        """Whether ONNX Runtime can run these layers: float32, on the processor, of a known form."""
+        layers = list(at(self.backbone.stack, self.backbone.family.layers))
+        on_processor = self.backbone.device.type == "cpu" and self.backbone.trunk_precision == "float32"
+        return on_processor and self.backbone.family.norm is None and onnx_layers.fits(self.backbone.config, layers)
+
+    @property
+    def runtime(self) -> str:
+        return "onnx" if self._parts else "torch"
+
+    @torch.inference_mode()
+    def __call__(self, tokens: Sequence[Tokens], cuts: Sequence[int]) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+        """The states (S, T, D) float32 at each of `cuts`, and the mask (S, T) bool; what stands at padded places means nothing."""
+        self.passes += 1
+        ids, mask, types = pad(tokens, self.backbone.tokenizer.pad_id)
+        if self._parts and max(cuts) <= self._parts[-1][0] and set(cuts) <= {0, *(cut for cut, _ in self._parts)}:
+            return self._onnx(ids, mask, types, cuts), mask
+        return self._torch(ids, mask, types, cuts), mask
+
+    def _onnx(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor | None, cuts: Sequence[int]) -> dict[int, torch.Tensor]:
+        embedded = self._torch(ids, mask, types, [0])[0]
+        found, hidden, real = {0: embedded}, embedded.numpy(), mask.numpy()
+        for cut, layers in self._parts:
+            if cut > max(cuts):
+                break
+            hidden = layers(hidden, real)
+            found[cut] = torch.from_numpy(hidden)
+        return {cut: found[cut] for cut in cuts}
+
+    def _torch(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor | None, cuts: Sequence[int]) -> dict[int, torch.Tensor]:
+        ordered = sorted(cuts)
+        trunk = self.backbone.trunk(self.backbone.layers - ordered[-1])
+        device = self.backbone.device
+
+        def run(real: torch.Tensor | None, ids: torch.Tensor, types: torch.Tensor | None) -> torch.Tensor:
+            return torch.cat(_tapped(trunk, ordered, real, ids, types), -1)
+
+        given = ids.to(device), None if types is None else types.to(device)
+        padded = None if bool(mask.all()) else mask.to(device)
+        precise = self.backbone.trunk_precision == "float32"
+        together = run(padded, *given) if precise else each_length(run, padded, *given)
+        return dict(zip(ordered, together.float().cpu().split(self.backbone.width, -1), strict=True))
+
+
+def _tapped(
+    trunk: Trunk, cuts: Sequence[int], mask: torch.Tensor | None, ids: torch.Tensor, types: torch.Tensor | None
+) -> list[torch.Tensor]:
+    """What enters the layer at each cut, lowest first; the pass ends at the last one."""
+    found: list[torch.Tensor] = []
+
+    def keep(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        found.append(arguments[0])
+
+    layers = at(trunk._stack, trunk.backbone.family.layers)
+    hooks = [layers[cut].register_forward_pre_hook(keep) for cut in cuts[:-1]]
+    try:
+        last = trunk._run(mask, ids, types)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [*found, last]

@@ -1,0 +1,103 @@
+"""What a branch computes above its cut, in torch or in ONNX Runtime; and heads that stand right on the trunk, many in one product."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from trunkline.branch import Branch
+from trunkline.errors import OptionError
+from trunkline.model.backbone import ALL
+from trunkline.model.heads.pooling import PooledHead
+from trunkline.model.network import Network
+from trunkline.model.stacks import at
+from trunkline.serving.compute import onnx_layers
+from trunkline.types import Batch, Output
+
+
+class Upper:
+    """batch -> output, as the network of a branch gives it. `runtime` says what its layers run in."""
+
+    def __init__(self, branch: Branch) -> None:
+        self.network: Network = plain(branch).network.eval()
+        self._backbone = branch.backbone
+        self._layers: onnx_layers.Layers | None = None
+
+    @property
+    def runtime(self) -> str:
+        return "onnx" if self._layers else "torch"
+
+    def may_use_onnx(self) -> bool:
+        """Whether ONNX Runtime can run these layers: on the processor, of a known form, nothing added to them."""
+        depth = self.network.depth
+        if depth in (ALL, 0) or self._backbone.device.type != "cpu" or self._backbone.family.norm or self.network.below is not None:
+            return False
+        return onnx_layers.fits(self._backbone.config, self._own())
+
+    def use_onnx(self, threads: int) -> None:
+        """From now on the layers run in ONNX Runtime; the head stays in torch. Call where `may_use_onnx`."""
+        self._layers = onnx_layers.Layers(self._backbone.config, self._own(), threads)
+
+    def use_torch(self) -> None:
+        """From now on the layers run in torch."""
+        self._layers = None
+
+    def __call__(self, batch: Batch) -> Output:
+        if self._layers is None or batch.hidden is None:
+            return self.network(batch)
+        hidden = torch.from_numpy(self._layers(batch.hidden.numpy(), batch.mask.numpy()))
+        found = self.network.head(hidden, batch)
+        logits, extra = found if isinstance(found, tuple) else (found, {})
+        return Output(logits, hidden, extra)
+
+    def _own(self) -> list[torch.nn.Module]:
+        return list(at(self.network.upper, self._backbone.family.layers))
+
+
+def plain(branch: Branch) -> Branch:
+    """The branch with what its method added worked into plain layers, where the method can; otherwise as it is."""
+    try:
+        return branch.merged()
+    except OptionError:
+        return branch
+
+
+def stackable(branch: Branch) -> PooledHead | None:
+    """The head of a branch that is a pooling without weights and one linear layer, right on the trunk's last states; None for others."""
+    head: Any = branch.network.head
+    alone = all(name.startswith("head.") for name in branch.network.learned())
+    fits = branch.depth == 0 and alone and type(head) is PooledHead and head.pooling.query is None
+    return head if fits and branch.network.below is None else None
+
+
+class Stack:
+    """Several heads with one pooling as one product: hidden (S, T, D) -> logits (S, K of all), each branch with its columns."""
+
+    def __init__(self, branches: dict[str, Branch]) -> None:
+        heads: dict[str, Any] = {name: branch.network.head for name, branch in branches.items()}
+        first = next(iter(branches.values()))
+        self._norm: Any = first.network._norm and first.network.upper.get_submodule(first.network._norm)
+        self.pooling = next(iter(heads.values())).pooling
+        self.weight = torch.cat([head.linear.weight for head in heads.values()]).detach()
+        self.bias = torch.cat([head.linear.bias for head in heads.values()]).detach()
+        self.columns: dict[str, slice] = {}
+        start = 0
+        for name, head in heads.items():
+            self.columns[name] = slice(start, start := start + head.linear.out_features)
+
+    def __call__(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        hidden = self._norm(hidden) if self._norm else hidden
+        return torch.nn.functional.linear(self.pooling(hidden, mask), self.weight, self.bias)
+
+
+def alike(hidden: torch.Tensor, mask: torch.Tensor, rows: Sequence[int], batch: Batch) -> Batch:
+    """The batch with the states and the mask of some rows of a pass, cut to the longest of them; of all rows in order as they are."""
+    if list(rows) == list(range(len(mask))):
+        return replace(batch, hidden=hidden, mask=mask)
+    index = torch.as_tensor(rows)
+    real = mask[index]
+    longest = int(real.sum(1).max())
+    return replace(batch, hidden=hidden[index, :longest].contiguous(), mask=real[:, :longest].contiguous())

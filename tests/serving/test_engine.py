@@ -1,0 +1,225 @@
+"""The engine: one pass for all branches, answers that do not depend on who asks at the same time, and what it refuses."""
+
+import random
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from tests import tiny
+from tests.serving.samples import asked, branch, together
+from trunkline.errors import ArtefactError, OptionError
+from trunkline.model.backbone import load_backbone
+from trunkline.serving.compute.engine import Engine
+from trunkline.serving.compute.queue import Ask
+
+TEXTS = tiny.TEXTS
+FLOAT32 = 1e-5
+"""Bar S26: how far a probability may move with the batch it is computed in."""
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    made = Engine(cache_bytes=0, runtime="torch")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_folder):
+    return load_backbone(tiny_folder("bert"))
+
+
+@pytest.fixture(scope="module")
+def kinds(backbone):
+    """Branches of every depth, of several tasks, on one backbone."""
+    return {
+        "head": branch(backbone, depth=0, seed=1),
+        "head2": branch(backbone, depth=0, seed=2),
+        "one": branch(backbone, depth=1, seed=3),
+        "two": branch(backbone, depth=2, seed=4, method="lora"),
+        "whole": branch(backbone, depth="all", seed=5),
+        "many": branch(backbone, depth=1, seed=6, multi_label=True),
+        "number": branch(backbone, "regress", depth=1, seed=7),
+        "tag": branch(backbone, "tag", depth=1, seed=8),
+        "coarse": branch(backbone, depth=1, seed=9, states="int8"),
+        "adapter": branch(backbone, depth=2, seed=10, method="adapter"),
+    }
+
+
+def scores(answer):
+    """The numbers of an answer, in an order that does not depend on them."""
+    if "labels" in answer:
+        return np.array([one["probability"] for one in sorted(answer["labels"], key=lambda one: one["label"])])
+    return np.array([answer.get("number", answer.get("probability", 0.0))])
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnx"])
+def test_it_answers_as_the_branches_do(runtime, kinds):
+    engine = Engine(cache_bytes=0, runtime=runtime)
+    for name, one in kinds.items():
+        engine.add(name, one)
+    replies = asked(engine, TEXTS, list(kinds))["answers"]
+    for name, one in kinds.items():
+        for reply, wanted in zip(replies, one.predict(TEXTS), strict=True):
+            found = reply[name]
+            if name == "tag":
+                assert found["entities"] == wanted.value
+            elif name == "number":
+                assert found["number"] == pytest.approx(wanted.value, abs=5e-3)
+            else:
+                assert found.get("label", found.get("value")) == wanted.value
+                assert np.allclose(scores(found), [p for _, p in sorted(zip(one.spec.labels, wanted.scores))], atol=1e-3)
+    runtimes = {name: engine.about(name)["runtime"] for name in kinds}
+    engine.close()
+    assert runtimes["one"] == {"trunk": runtime, "branch": runtime}
+    assert runtimes["two"]["branch"] == runtime, "LoRA is merged"
+    assert runtimes["adapter"]["branch"] == runtimes["whole"]["branch"] == "torch"
+
+
+def test_one_pass_of_the_trunk_for_all_branches(engine, kinds):
+    for name, one in kinds.items():
+        engine.add(name, one)
+    before = engine.stats()["passes"]
+    asked(engine, TEXTS, list(kinds))
+    assert engine.stats()["passes"] - before == 1
+
+
+def test_heads_in_one_product_answer_as_alone(engine, kinds):
+    engine.add("head", kinds["head"])
+    alone = asked(engine, TEXTS, ["head"])["answers"]
+    engine.add("head2", kinds["head2"])
+    assert engine.loaded["head"].stack is engine.loaded["head2"].stack is not None
+    both = asked(engine, TEXTS, ["head", "head2"])["answers"]
+    assert all(np.abs(scores(a["head"]) - scores(b["head"])).max() <= 1e-6 for a, b in zip(alone, both))
+
+
+@pytest.mark.parametrize(("runtime", "batches"), [("torch", 40), ("onnx", 200)])
+def test_an_answer_does_not_depend_on_its_batch(runtime, batches, kinds):
+    """Bar S26, float32: mixed batches, no label flips, probabilities within 1e-5."""
+    engine = Engine(cache_bytes=0, runtime=runtime)
+    for name in ("head", "one", "two"):
+        engine.add(name, kinds[name])
+    versions = ["head", "one", "two"]
+    texts = [*TEXTS, "order " * 30, "a", "退款 " * 12]
+    alone = {text: asked(engine, [text], versions)["answers"][0] for text in texts}
+    draw = random.Random(0)
+    for _ in range(batches):
+        some = [draw.choice(texts) for _ in range(draw.randint(1, 8))]
+        for text, found in zip(some, asked(engine, some, versions)["answers"], strict=True):
+            for version in versions:
+                assert found[version]["label"] == alone[text][version]["label"]
+                assert np.abs(scores(found[version]) - scores(alone[text][version])).max() <= FLOAT32
+    engine.close()
+
+
+def test_an_int8_trunk_gives_the_same_in_any_batch(tiny_folder):
+    """Bar S26, int8: an outlier beside it changes no bit of a text's states, and so no more of its answer than float32 does."""
+    whole = load_backbone(tiny_folder("bert"), trunk_precision="int8")
+    engine = Engine(cache_bytes=0)
+    engine.add("int8", branch(whole, depth=1, seed=3, states="float32"))
+    assert engine.about("int8")["precision"] == "int8"
+    alone = [asked(engine, [text], ["int8"])["answers"][0]["int8"] for text in TEXTS]
+    outlier = "refund " * 60
+    for at in range(len(TEXTS)):
+        (_, found) = asked(engine, [outlier, TEXTS[at]], ["int8"])["answers"]
+        assert found["int8"]["label"] == alone[at]["label"]
+        assert np.abs(scores(found["int8"]) - scores(alone[at])).max() <= FLOAT32  # its layers above the cut are float32
+    engine.close()
+
+
+def test_states_of_a_text_are_reused_by_its_tenant_alone(kinds):
+    engine = Engine(cache_bytes=1 << 20, runtime="torch")
+    engine.add("one", kinds["one"])
+    first = asked(engine, TEXTS, ["one"], tenant="a")["answers"]
+    passes = engine.stats()["passes"]
+    again = asked(engine, TEXTS, ["one"], tenant="a")["answers"]
+    assert engine.stats()["passes"] == passes
+    assert all(np.abs(scores(x["one"]) - scores(y["one"])).max() <= FLOAT32 for x, y in zip(first, again))
+    asked(engine, TEXTS, ["one"], tenant="b")
+    assert engine.stats()["passes"] == passes + 1
+    engine.close()
+
+
+def test_the_cache_keeps_within_its_bytes(kinds):
+    engine = Engine(cache_bytes=40_000, runtime="torch")
+    engine.add("one", kinds["one"])
+    for text in (f"{a} {b}" for a in TEXTS for b in TEXTS):
+        asked(engine, [text], ["one"])
+        assert engine.cache.bytes <= 40_000
+    assert len(engine.cache) > 1
+    engine.close()
+
+
+def test_requests_together_are_one_batch(engine, kinds):
+    engine.add("one", kinds["one"])
+    asked(engine, TEXTS, ["one"])
+    replies = together(engine, [([text], ["one"]) for text in TEXTS * 4])
+    assert max(reply["batch"] for reply in replies) > 4
+    assert all("answers" in reply for reply in replies)
+
+
+def test_tenants_take_turns(engine, kinds):
+    """One who sends much does not keep another waiting: his one request is not behind all of theirs."""
+    engine.add("one", kinds["one"])
+    order: list[str] = []
+    done = threading.Semaphore(0)
+    for number in range(200):
+        engine.ask(Ask([{"text": f"{TEXTS[0]} {number}"}], ["one"], lambda _: (order.append("many"), done.release()), tenant="many"))
+    engine.ask(Ask([{"text": TEXTS[1]}], ["one"], lambda _: (order.append("single"), done.release()), tenant="single"))
+    for _ in range(201):
+        assert done.acquire(timeout=30)
+    assert order.index("single") < 200 - 20
+
+
+def test_what_is_late_or_gone_is_not_computed(engine, kinds):
+    engine.add("one", kinds["one"])
+    before = engine.stats()["passes"]
+    assert asked(engine, TEXTS, ["one"], until=0.0)["error"] == "too_late"
+    assert asked(engine, TEXTS, ["other"])["error"] == "gone"
+    assert engine.stats()["passes"] == before
+
+
+def test_a_text_too_long_is_refused_or_cut_as_asked(engine, kinds):
+    engine.add("one", kinds["one"])
+    assert asked(engine, ["order " * 100], ["one"])["error"] == "too_many_tokens"
+    assert asked(engine, ["order " * 100], ["one"], truncate=True)["answers"][0]["one"]["truncated"] is True
+    assert asked(engine, TEXTS, ["one"], max_cost=20)["error"] == "too_expensive"
+
+
+def test_one_bad_request_harms_itself_alone(engine, kinds, monkeypatch):
+    engine.add("one", kinds["one"])
+    plain = engine.loaded["one"].upper
+
+    def bad(batch):
+        if batch.hidden.shape[1] > 40:
+            raise RuntimeError("planted")
+        return plain(batch)
+
+    engine.loaded["one"].upper = bad
+    replies = together(engine, [([TEXTS[0]], ["one"]), (["order " * 50], ["one"]), ([TEXTS[1]], ["one"])])
+    assert ["answers" in reply for reply in replies] == [True, False, True]
+    assert replies[1]["error"] == "internal"
+    assert "planted" not in replies[1]["message"]
+
+
+def test_a_branch_that_answers_otherwise_is_not_served(engine, kinds, monkeypatch):
+    one = branch(kinds["one"].backbone, seed=3)
+    stored = one.probe() + 0.1
+    monkeypatch.setattr(one, "probe", lambda: stored)
+    with pytest.raises(ArtefactError, match="answers its probes otherwise"):
+        engine.add("one", one)
+    assert engine.loaded == {}
+
+
+def test_a_branch_that_writes_has_another_place(engine, tiny_folder):
+    with pytest.raises(OptionError, match="model that writes"):
+        engine.add("t5", branch(tiny_folder("t5"), "seq2seq"))
+
+
+def test_removing_forgets_the_backbone(engine, kinds):
+    engine.add("one", kinds["one"])
+    engine.remove("one")
+    assert engine.taps == {}
+    assert asked(engine, TEXTS, ["one"])["error"] == "gone"
