@@ -56,6 +56,7 @@ LABELS: dict[str, list] = {
     "span": [[[passage.find("account"), "account"]] if "account" in passage else [] for passage in PASSAGES],
     "rank": [None] * 8,
     "recommend": [None] * 8,
+    "reward": [None] * 8,
     "seq2seq": list(PASSAGES),
     "generate": list(PASSAGES),
 }
@@ -65,6 +66,7 @@ FIELDS: dict[str, list[dict]] = {
     "span": [{"text_b": passage} for passage in PASSAGES],
     "rank": [{"text_b": passage, "negatives": [PASSAGES[at - 1]]} for at, passage in enumerate(PASSAGES)],
     "recommend": [{"text_b": PASSAGES[at], "history": [PASSAGES[at - 1], PASSAGES[at - 2]]} for at in range(8)],
+    "reward": [{"text_b": PASSAGES[at], "rejected": PASSAGES[at - 1]} for at in range(8)],
 }
 """What rows of a task have beside text and label."""
 LEARNED = {
@@ -74,6 +76,7 @@ LEARNED = {
     "span": ("span_f1", 1.0),
     "rank": ("mrr", 1.0),
     "recommend": ("mrr", 1.0),
+    "reward": ("pair_accuracy", 1.0),
     "seq2seq": ("perplexity", 70.0),  # from 160: the layers cannot learn more where the output layer stays
     "generate": ("perplexity", 7.0),  # from 300
 }

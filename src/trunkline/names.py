@@ -6,6 +6,7 @@ This is the only place that imports ours inside a function: a name is looked up 
 
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from trunkline.errors import unknown
 
@@ -18,6 +19,7 @@ TASKS = {
     "generate": "trunkline.tasks.generate",
     "rank": "trunkline.tasks.rank",
     "recommend": "trunkline.tasks.recommend",
+    "reward": "trunkline.tasks.reward",
 }
 
 METHODS = {
@@ -33,14 +35,19 @@ METHODS = {
     "probe": "trunkline.methods.probe",
 }
 
-GOALS: dict[str, str] = {}
+GOALS: dict[str, str] = {
+    "dpo": "trunkline.alignment.dpo",
+    "ipo": "trunkline.alignment.ipo",
+    "kto": "trunkline.alignment.kto",
+    "orpo": "trunkline.alignment.orpo",
+}
 """What alignment may be after. The module of a goal has `Config` (a frozen dataclass: the options of `--goal NAME:option=value`), READS (the task
 that its rows are read for) and `align(start, parts, config, settings, out)`: from a branch that writes and a Split to the policy's branch."""
 
 
 def task(name: str) -> ModuleType:
-    """The module of a task: five names and a `TaskSpec`. Raises: OptionError for a name that is not in the table."""
-    return _module("task", name, TASKS)
+    """The module of a task, or of a goal that has the same five names and a `TaskSpec`. Raises: OptionError for a name that is not in the tables."""
+    return goal(name) if name in GOALS else _module("task", name, TASKS)
 
 
 def method(name: str) -> ModuleType:
@@ -51,6 +58,11 @@ def method(name: str) -> ModuleType:
 def goal(name: str) -> ModuleType:
     """The module of a goal of alignment: `Config`, READS, `align`. Raises: OptionError for a name that is not in the table."""
     return _module("goal", name, GOALS)
+
+
+def branch(folder: str) -> Any:
+    """A saved branch, for a module that seldom needs one and starts without torch otherwise. Raises: ArtefactError as `branch.load`."""
+    return import_module("trunkline.branch").load(folder)
 
 
 def _module(kind: str, name: str, table: dict[str, str]) -> ModuleType:

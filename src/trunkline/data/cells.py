@@ -203,6 +203,7 @@ LABELS: dict[str, Callable[[RowMaker, int, Any], Any]] = {
     "span": lambda maker, line, value: value,  # squad.py has compared it with its passage
     "rank": RowMaker._number,  # how alike the two texts are, where that is known
     "recommend": RowMaker._number,  # no row has one: what came next is the second text
+    "reward": RowMaker._number,  # nor here: the better answer is the second text
     "seq2seq": lambda maker, line, value: maker._text(line, value, "label") if isinstance(value, str) else maker._targets(line, value),
     "generate": lambda maker, line, value: maker._text(line, value, "label"),
 }
@@ -211,6 +212,9 @@ FIELDS: dict[str, dict[str, Callable[[RowMaker, int, Any], Any]]] = {
     "rank": {"negatives": RowMaker._texts},
     "recommend": {"history": RowMaker._texts},
     "generate": dict.fromkeys(("messages", "tools", "rejected", "liked"), lambda maker, line, value: value),  # chat.py has checked them
+    "reward": dict.fromkeys(
+        ("messages", "rejected", "margin", "annotator"), lambda maker, line, value: value
+    ),  # preferences.py has checked them
     "tag": {"words": RowMaker._spans},
 }
 """What rows of a task may have beside the standard fields, under these names, and how each is read."""

@@ -73,6 +73,21 @@ def read_options(path: str | Path) -> dict[str, Any]:
     return options
 
 
+def lines_of(path: str | Path) -> dict[tuple[str, ...], int]:
+    """The line of each key of a YAML file that `read_options` takes, by the keys that lead to it; those of a JSON file are not known."""
+    path, found = Path(path), dict[tuple[str, ...], int]()
+    if path.suffix.lower() == ".json":
+        return found
+    node = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), node)]
+    while waiting:
+        before, outer = waiting.pop()
+        for key, inner in outer.value if isinstance(outer, yaml.MappingNode) else ():
+            found[(*before, key.value)] = key.start_mark.line + 1
+            waiting.append(((*before, key.value), inner))
+    return found
+
+
 def _json(path: Path, text: str) -> Any:
     try:
         value = from_json(text.encode(), str(path))

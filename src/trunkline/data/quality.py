@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from trunkline.data.cells import fold
+from trunkline.data.preferences import check_pairs
 from trunkline.data.split import PARTS, Split, labels_of, text_key
 from trunkline.errors import DataError
 from trunkline.types import Row, Rows
@@ -48,6 +49,8 @@ def check(data: Split | Rows) -> list[Finding]:
     found = [*_empty(parts, data.unwanted if isinstance(data, Split) else ())]
     if rows and task in ("classify", "regress"):  # elsewhere a text may well have several answers
         found += [*(_classes(rows) if task == "classify" else _constant(rows)), *_conflicts(rows)]
+    if rows and task == "reward":
+        found += [Finding(*noticed) for noticed in check_pairs(rows)]
     found += _long(rows)
     if isinstance(data, Split) and data.train:
         # what a user had earlier is what the next item is guessed from: there a group in two parts is no leak

@@ -23,6 +23,7 @@ from trunkline.data.readers.conll import open_tagged
 from trunkline.data.readers.documents import open_documents
 from trunkline.data.readers.parallel import as_parallel, open_parallel
 from trunkline.data.readers.passages import as_histories, as_pairs
+from trunkline.data.readers.preferences import as_preferences
 from trunkline.data.readers.spans import as_entities
 from trunkline.data.readers.squad import as_questions
 from trunkline.data.table import Record, Table
@@ -48,6 +49,7 @@ _SHAPES: dict[str, Callable[..., tuple[Table, Columns]]] = {
     "recommend": as_histories,
     "seq2seq": as_parallel,
     "generate": as_dialogues,
+    "reward": as_preferences,
 }
 """For tasks whose files have forms of their own: what brings a table, and the columns that were told, to the standard fields."""
 

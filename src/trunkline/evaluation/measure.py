@@ -67,7 +67,9 @@ def tables(spec: Any, rows: Sequence[Row], truth: Any, scores: Any) -> dict[str,
     if spec.kind in KINDS:
         kind = KINDS[spec.kind]
         each = kind.per_type(truth, scores) if hasattr(kind, "per_type") else []
-        return {"per_class": each, "errors": kind.errors(rows, truth, scores, SHOWN)}
+        sure = kind.probabilities(scores) if hasattr(kind, "probabilities") else None  # of two answers; the first is the right one
+        claimed = {} if sure is None else {"calibration": _calibration(spec, np.zeros(len(sure), dtype=np.int64), sure)}
+        return {"per_class": each, "errors": kind.errors(rows, truth, scores, SHOWN)} | claimed
     labels = getattr(spec, "labels", ())
     return {
         "per_class": per_class(truth, scores, labels) if labels else [],
@@ -81,7 +83,7 @@ def tables(spec: Any, rows: Sequence[Row], truth: Any, scores: Any) -> dict[str,
 def _calibration(spec: Any, truth: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
     """How far the probabilities can be believed: with the temperature, and (worked backwards from them) without it."""
     logs = np.log(np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-12))
-    if spec.kind == "single":
+    if spec.kind != "multi":
         raw = np.exp(spec.temperature * (logs - logs.max(1, keepdims=True)))
         raw = raw / raw.sum(1, keepdims=True)
     else:

@@ -25,10 +25,17 @@ import numpy as np
 from scipy import sparse
 
 from trunkline.errors import OptionError, unknown
-from trunkline.evaluation.kinds import entities, likelihood, ranks, spans, texts
+from trunkline.evaluation.kinds import entities, likelihood, preferences, ranks, spans, texts
 from trunkline.evaluation.metric import Metric, Weighted, mean_of, ratio
 
-KINDS: dict[str, ModuleType] = {"entities": entities, "likelihood": likelihood, "ranks": ranks, "spans": spans, "texts": texts}
+KINDS: dict[str, ModuleType] = {
+    "entities": entities,
+    "likelihood": likelihood,
+    "preferences": preferences,
+    "ranks": ranks,
+    "spans": spans,
+    "texts": texts,
+}
 """The kinds of answer that are no arrays of label ids or numbers, by the file of each."""
 THRESHOLD = 0.5
 BINS = 15

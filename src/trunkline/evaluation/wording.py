@@ -95,6 +95,10 @@ CHINESE = {
     "words alone (BM25)": "仅用词语（BM25）",
     "most popular items": "最热门的物品",
     "matrix factorisation (ALS)": "矩阵分解（ALS）",
+    "Pair accuracy": "成对准确率",
+    "Pair loss": "成对损失",
+    "Pair calibration error": "成对校准误差",
+    "lengths of the answers alone": "仅用回答长度",
     "Reliability": "可靠性",
     "Residuals": "残差",
     "Rows": "行数",
@@ -223,6 +227,7 @@ RESULTS = {
     "bm25": "words alone (BM25)",
     "popularity": "most popular items",
     "als": "matrix factorisation (ALS)",
+    "length": "lengths of the answers alone",
 }
 
 

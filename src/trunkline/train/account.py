@@ -66,7 +66,7 @@ def account(done: Run) -> Branch:
     if suited(names.task(branch.task).METRICS, "texts") and done.items[measured][0].gold is not None:
         shown["samples"] = _write(done, branch, measured, results, comparisons)
     done.seconds["measure"] = time.perf_counter() - started
-    return replace(branch, report=_report(done, branch, measured, {"results": results, "comparisons": comparisons, **shown}))
+    return replace(branch, report=report_of(done, branch, measured, {"results": results, "comparisons": comparisons, **shown}))
 
 
 def _measured(branch: Branch, done: Run, part: str) -> tuple[Any, Any]:
@@ -79,6 +79,11 @@ def _calibrated(branch: Branch, done: Run) -> Any:
     """The spec with the temperature, or the threshold for no answer, that fits the validation rows best, where the task has one."""
     if getattr(branch.spec, "no_answers", False) and branch.spec.no_answer_threshold is None:
         return _with_threshold(branch, done)
+    if branch.spec.kind == "preferences":
+        margins = np.asarray(_measured(branch, done, "validation")[1], dtype=np.float64)
+        return replace(
+            branch.spec, temperature=fit_temperature(np.stack([margins, 0 * margins], axis=1), np.zeros(len(margins), dtype=np.int64))
+        )
     if branch.spec.kind not in ("single", "multi"):  # nothing to calibrate; where a task draws tokens, its temperature is another thing
         return branch.spec
     truth, scores = _measured(branch, done, "validation")
@@ -142,7 +147,7 @@ def _write(
     return samples([rows[i] for i in at], references, after, was)
 
 
-def _report(done: Run, branch: Branch, measured: str, found: dict[str, Any]) -> Report:
+def report_of(done: Run, branch: Branch, measured: str, found: dict[str, Any]) -> Report:
     return Report(
         task=branch.task,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

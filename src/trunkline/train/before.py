@@ -7,11 +7,13 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from trunkline import names
 from trunkline.branch import Branch
 from trunkline.data.split import Split
 from trunkline.errors import MissingExtra
-from trunkline.evaluation.baselines import entities, ranks, spans
+from trunkline.evaluation.baselines import entities, preferences, ranks, spans
 from trunkline.evaluation.baselines.labels import Result, baselines
 from trunkline.evaluation.features import untuned, word_states
 from trunkline.evaluation.measure import truth_and_scores
@@ -71,6 +73,19 @@ def _ranks(on: Measured) -> list[Result]:
     return [*found, *_as_it_was(on)]
 
 
+def _preferences(on: Measured) -> list[Result]:
+    """The lengths of the answers, and a linear model on what the untuned states of the two answers differ in."""
+    rows, branch = on.parts.parts(), on.branch
+
+    def differing(part: str) -> np.ndarray:
+        halves = [[replace(item, tokens=item.tokens[at : at + 1]) for item in on.items[part]] for at in (0, 1)]
+        one, other = (untuned(branch.backbone, branch.depth, half, on.source, branch.spec.pooling) for half in halves)
+        return one - other
+
+    states = preferences.untuned(differing("train"), differing(on.part), differing("validation"))
+    return [preferences.lengths(rows["train"], rows[on.part]), states]
+
+
 def _spans(on: Measured) -> list[Result]:
     """What of the passage has the most words of the question beside it; an untuned head points anywhere, and is no measure."""
     rows = on.parts.parts()
@@ -96,6 +111,7 @@ def _entities(on: Measured) -> list[Result]:
 BASELINES: dict[str, Callable[[Measured], list[Result]]] = {
     "entities": _entities,
     "likelihood": _as_it_was,
+    "preferences": _preferences,
     "ranks": _ranks,
     "spans": _spans,
 }

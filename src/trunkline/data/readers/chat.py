@@ -79,6 +79,7 @@ def as_dialogues(table: Table, told: Columns, *, labelled: bool = True, turns: s
     there = tuple(table.columns) or tuple(dict.fromkeys(key for row in rows for key in row))
     form = _form(table, there, rows, told)
     kept = tuple(name for name in (told.id, told.group, told.time, "split", "id") if name and name in there)
+    kept += tuple(name for name in ("margin", "annotator") if name in there)
     columns = ("text", "messages", "label", "group", "tools", "rejected", "liked", *kept)
     made = Table(table.name, tuple(dict.fromkeys(columns)), _records(table, form, sample, (labelled, turns), kept), notes=table.notes)
     group = told.group or (None if form.is_plain else "group")

@@ -51,7 +51,7 @@ class Below(nn.Module):
         start = torch.full((len(batch.mask), 1), self.start, device=batch.mask.device)
         if batch.targets is None:
             return start
-        targets = batch.targets[:, :-1]
+        targets = batch.targets.flatten(0, -2)[:, :-1]
         return torch.cat([start, targets.masked_fill(targets == IGNORE, self.start)], dim=1)
 
     def train(self, mode: bool = True) -> Below:

@@ -88,7 +88,7 @@ class LanguageModel:
 class LanguageHead(nn.Module):
     """Called with hidden (S, T, D) and the batch: the log-probability (M,) of each target that counts, and "rows" (M,), the item of each.
 
-    batch.targets: (S, T) token ids, IGNORE where no loss is wanted. For a decoder they stand where the tokens themselves stand, and
+    batch.targets: (S, T) token ids, or (B, n, T) where each item has n sequences; IGNORE where no loss is wanted. For a decoder they stand where the tokens themselves stand, and
     the state before each is what it is predicted from; of an encoder-decoder the hidden states are the decoder's, which read the
     targets already moved by one (decoder.py). It has no weights: `Network` ties it to the backbone's.
     """
@@ -104,7 +104,7 @@ class LanguageHead(nn.Module):
         if self.model is None:
             raise ValueError("a language head needs a backbone's output layer: make its network first")
         moved = 1 if self.model.kind == "decoder" else 0
-        wanted = batch.targets[:, moved:]
+        wanted = batch.targets.flatten(0, -2)[:, moved:]
         counts = wanted != IGNORE
         states = hidden[:, : wanted.shape[1]][counts]
         return log_probabilities(self.model, states, wanted[counts]), {"rows": counts.nonzero()[:, 0]}
