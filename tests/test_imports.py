@@ -26,7 +26,10 @@ LAYERS = (
     ("branch",),
     ("train", "stream"),
     ("prompting",),
+    ("quality",),
+    ("labelling",),
     ("alignment",),
+    ("feedback",),
     ("serving",),
     ("cli",),
 )
@@ -35,6 +38,7 @@ BY_NAME = {"__init__.py", "names.py", "cli.py"}
 """The files that look modules of ours up by name, when they are used, so that starting is fast."""
 THROUGH_TRANSFORMERS = {"gguf"}
 """Packages that no file of ours imports, and that `transformers` needs for what we ask of it."""
+THROUGH_SQLALCHEMY = {"pg8000"}
 DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
@@ -152,7 +156,7 @@ def test_what_is_imported_is_declared() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             imported |= {name.split(".")[0] for name in names}
     imported -= {*sys.stdlib_module_names, "trunkline"}
-    assert {DISTRIBUTIONS.get(name, name) for name in imported} == declared - THROUGH_TRANSFORMERS
+    assert {DISTRIBUTIONS.get(name, name) for name in imported} == declared - THROUGH_TRANSFORMERS - THROUGH_SQLALCHEMY
 
 
 def fresh(*command: str) -> tuple[float, str]:

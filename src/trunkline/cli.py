@@ -6,13 +6,15 @@ and notes to stderr. Exit: 0 done, 1 an error of ours (one line), 2 wrong usage,
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import shlex
 import signal
 import sys
 import typing
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from importlib import import_module
@@ -332,6 +334,91 @@ def models(context: click.Context, as_json: bool) -> None:
 def models_get(name: str) -> None:
     """Fetch a model and keep it in the cache folder."""
     click.echo(import_module("trunkline.model.sources").get(name))
+
+
+@commands.group()
+def feedback() -> None:
+    """What was served and what people said of it: look at a store, export it to learn from, forget a person, back it up.
+
+    STORE is the path of a file, or postgresql://user@host/database.
+    """
+
+
+@feedback.command("stats")
+@click.argument("store")
+@click.option("--json", "as_json", is_flag=True, help="print the counts as JSON")
+def feedback_stats(store: str, as_json: bool) -> None:
+    """Count what is in STORE, by branch."""
+    with _feedback(store) as opened:
+        found = opened.stats()
+    click.echo(json.dumps(found, indent=2) if as_json else import_module("trunkline.console").feedback(found))
+
+
+@feedback.command("export")
+@click.argument("store")
+@click.option("--form", default="rows", show_default=True, help="rows for tune; pairs or liked answers for align")
+@click.option("--branch", help="of this branch only")
+@click.option("--upto", type=int, help="of entries up to this number, to make an earlier export again")
+@click.option("--out", required=True, help="the file to write, JSON Lines")
+def feedback_export(store: str, form: str, branch: str | None, upto: int | None, out: str) -> None:
+    """Write what people said as training data."""
+    with _feedback(store) as opened:
+        made = import_module("trunkline.feedback.export").export(opened, form, branch=branch, upto=upto)
+    import_module("trunkline.storage").write_file(Path(out), made.to_bytes())
+    click.echo(f"{len(made.rows):,} rows from entries up to {made.last:,} written to {out}. SHA-256 {made.id}", err=True)
+    if form == "rows" and made.rows:
+        click.echo(f"\nNext:\n  trunkline tune {shlex.quote(out)} --id id --group group --out runs/next", err=True)
+
+
+@feedback.command("verify")
+@click.argument("store")
+@click.argument("ids", nargs=-1)
+def feedback_verify(store: str, ids: tuple[str, ...]) -> None:
+    """Read all of STORE and compare every hash; and that IDS, which somebody kept, are in its history."""
+    with _feedback(store) as opened:
+        found = opened.verify(ids)
+    click.echo(
+        f"{found.events:,} events, {found.entries:,} entries, {found.forgotten:,} of them forgotten: all as written. Last: {found.head}"
+    )
+
+
+@feedback.command("forget")
+@click.argument("store")
+@click.argument("person")
+@click.option("--states", "branches", multiple=True, help="folder of a branch whose stored states go too; may be given several times")
+@click.option("--yes", is_flag=True, help="do not ask")
+def feedback_forget(store: str, person: str, branches: tuple[str, ...], yes: bool) -> None:
+    """Remove for good all that was said by or about PERSON. Exports and backups made before still hold it: make them anew."""
+    if not yes:
+        click.confirm(f"Remove all that {person!r} said, or that is about them, from {store}? It cannot be undone.", abort=True)
+    loaded = [import_module("trunkline.branch").load(folder) for folder in branches]
+    remove = import_module("trunkline.feedback.states").forget_states if loaded else None
+    with _feedback(store) as opened:
+        count = opened.forget(
+            person, who=getpass.getuser(), states=lambda found: [remove(one, found) for one in loaded] if remove else None
+        )
+    click.echo(f"{count:,} entries are forgotten. Exports and backups that were made before still hold them: make them anew.")
+
+
+@feedback.command("backup")
+@click.argument("store")
+@click.argument("out")
+def feedback_backup(store: str, out: str) -> None:
+    """Copy STORE into the new file OUT while others write to it, and verify the copy."""
+    found = import_module("trunkline.feedback.backup").backup(store, out)
+    click.echo(f"{found.events:,} events copied to {out} and verified. Last: {found.head}")
+
+
+@contextmanager
+def _feedback(place: str) -> Iterator[Any]:
+    """An existing feedback store, closed at the end."""
+    if "://" not in place and not Path(place).is_file():
+        raise OptionError(f"{place}: does not exist, and so is no feedback store. `trunkline serve ... --feedback FILE` makes one.")
+    opened = import_module("trunkline.feedback.store").FeedbackStore(place)
+    try:
+        yield opened
+    finally:
+        opened.close()
 
 
 @commands.command()

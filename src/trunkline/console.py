@@ -50,6 +50,16 @@ def models(known: Sequence[Any], as_json: bool) -> None:
     print("Next:\n  trunkline models get minilm")
 
 
+def feedback(found: dict[str, Any]) -> str:
+    """The counts of a feedback store, by branch."""
+    branches: dict[str, dict[str, int]] = found["branches"]
+    names = list(next(iter(branches.values()), {}))
+    lines = [table(["branch", *names], [[branch, *(f"{counts[name]:,}" for name in names)] for branch, counts in branches.items()])]
+    if found["from"]:
+        lines.append(f"From {found['from'][0]} to {found['to'][0]}. Last event: {found['head']}")
+    return "\n".join([*lines, *([f"Damaged: {found['damage']}"] if found["damage"] else [])])
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of one line a row: where it does not fit the screen, the widest columns are cut, and end with an ellipsis."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)

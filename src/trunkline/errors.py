@@ -7,6 +7,10 @@
     ├── StatesError           a states store is damaged or made for another trunk  (exit 1)
     ├── ArtefactError         a saved branch or checkpoint is damaged or foreign   (exit 1)
     ├── TrainingError         training cannot go on                                (exit 1)
+    ├── FeedbackError         feedback cannot be kept or read                      (exit 1)
+    │   ├── FeedbackConflictError   its key was used for something else
+    │   ├── FeedbackFullError       the disk is full
+    │   └── FeedbackDamagedError    the store is damaged
     └── MissingExtra          an optional package is not installed                 (exit 1)
 
 A message says what is wrong, the value got, what is allowed, and what to do.
@@ -46,6 +50,28 @@ class ArtefactError(TrunklineError):
 
 class TrainingError(TrunklineError):
     """Training cannot go on."""
+
+
+class FeedbackError(TrunklineError):
+    """Feedback cannot be kept or read. `status` is what a server answers with."""
+
+    status = 503
+
+
+class FeedbackConflictError(FeedbackError):
+    """The key of an entry was used for another one."""
+
+    status = 409
+
+
+class FeedbackFullError(FeedbackError):
+    """There is no room on the disk. It heals by itself when there is."""
+
+    status = 507
+
+
+class FeedbackDamagedError(FeedbackError):
+    """The store is damaged: what is read is what was written, or this error; nothing is written."""
 
 
 class MissingExtra(TrunklineError):
