@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 import click
 
 from trunkline import __version__, choices, names
+from trunkline.corpus.settings import CleanSettings
 from trunkline.errors import OptionError, TrunklineError, unknown
 from trunkline.prompting.settings import CALIBRATIONS, PICKS, PromptSettings
 from trunkline.train.settings import MODELS, Settings
@@ -160,11 +161,20 @@ def _read(path: str, task: str, told: dict[str, Any], *, labelled: bool = True, 
 @click.option("--validation-file", help="rows to choose by, instead of a share of FILE")
 @click.option("--test-file", help="rows to measure on, instead of a share of FILE")
 @click.option("--drop-leaks", is_flag=True, help="take rows out of train whose text stands in validation or test too")
+@click.option(
+    "--apply", "changes", help="a file of changes that `trunkline check` wrote and a person decided on: make those, and write --out"
+)
+@click.option("--out", help="where the changed rows are written (.csv or .jsonl)")
 @click.option("--json", "as_json", is_flag=True, help="print what was found as JSON")
 @_reading
 @partial(_settings, only=("validation", "test", "split", "seed"))
-def prepare(file: str, as_json: bool, **told: Any) -> None:
+def prepare(file: str, changes: str | None, out: str | None, as_json: bool, **told: Any) -> None:
     """Show what is understood of FILE before anything is trained: rows, labels, lengths, the split, and what looks wrong."""
+    if bool(changes) != bool(out):
+        raise OptionError("--apply and --out go together: --apply changes.csv --out cleaned.csv")
+    if changes and out:
+        _apply(file, changes, out, told)
+        return
     told, settings = _chosen(told, None)
     data = _parts(file, told["task"], told, settings, say=False)
     module = import_module("trunkline.data.prepare")
@@ -180,6 +190,45 @@ def prepare(file: str, as_json: bool, **told: Any) -> None:
     click.echo(f"\nNext:\n  {shlex.join(words)}", err=True)
 
 
+def _apply(file: str, changes: str, out: str, told: dict[str, Any]) -> None:
+    """`prepare --apply`: the decided changes, and nothing else."""
+    module = import_module("trunkline.quality.changes")
+    rows = module.apply(_read(file, (told["task"] or "classify").partition(":")[0], told), changes)
+    module.save(rows, out)
+    click.echo(rows.notes[-1])
+    click.echo(f"\nSaved in {out}. Next:\n  {shlex.join(['trunkline', 'check', out])}", err=True)
+
+
+@commands.command()
+@click.argument("file")
+@click.option("--against", help="the rows that will be measured on: what stands in both is a leak")
+@click.option("--task", default="classify", show_default=True, help=_listed(names.TASKS))
+@click.option("--model", default=MODELS["encoder"], show_default=True, help="whose states say what a text means; none: words alone")
+@click.option("--out", help="folder for check.html, changes.csv and check.json  [default: runs/NAME-check]")
+@click.option("--language", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="of the page")
+@click.option("--seed", default=0, show_default=True, help="which rows are held out together, and which are drawn")
+@click.option("--json", "as_json", is_flag=True, help="print what was found as JSON")
+@_reading
+def check(
+    file: str, against: str | None, task: str, model: str, out: str | None, language: str, seed: int, as_json: bool, **told: Any
+) -> None:
+    """Look for what is wrong in FILE, row by row: copies, leaks, wrong labels, odd texts, personal data. Nothing is changed."""
+    rows = _read(file, task, told)
+    other = _read(against, task, told) if against else None
+    found_by = None if model == "none" else import_module("trunkline.quality.vectors").vectors(rows, other or (), model=model, seed=seed)
+    found = import_module("trunkline.quality.check").check(rows, found_by, against=other, seed=seed)
+    folder = Path(out or import_module("trunkline.data.prepare").runs_folder(file) + "-check")
+    told_to = {"label": told["label"], "text": told["text"], "text-b": told["text_b"], "id": told["id"]}
+    flags = [word for name, value in told_to.items() if value for word in (f"--{name}", value)]
+    flags += ["--task", task] if task != "classify" else []
+    command = shlex.join(["trunkline", "prepare", file, *flags, "--apply", str(folder / "changes.csv"), "--out", "cleaned.csv"])
+    import_module("trunkline.quality.page").save(found, folder, language, command=command)
+    click.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=2) if as_json else str(found))
+    click.echo(
+        f"\nLook at {folder / 'check.html'}. Write yes beside what you want in {folder / 'changes.csv'}, then:\n  {command}", err=True
+    )
+
+
 @commands.command()
 @click.argument("file")
 @click.option("--task", help=f"{_listed(names.TASKS)}, with options as in classify:label_smoothing=0.1  [default: classify]")
@@ -189,6 +238,8 @@ def prepare(file: str, as_json: bool, **told: Any) -> None:
     help=f"{_listed(names.METHODS)}, with options as in lora:rank=8:dropout=0.1; several with commas between them are compared  [default: full]",
 )
 @click.option("--depth", help="how many top layers are tuned, all, or auto: found by trials  [default: auto]")
+@click.option("--start", help="folder of a branch to go on from, with its model, labels, method and depth")
+@click.option("--before", help="a file like FILE that the start was tuned on, so that it is not forgotten (docs/tune.md)")
 @click.option("--out", help="folder for the branch; also where a stopped run goes on from")
 @click.option("--validation-file", help="rows to choose by, instead of a share of FILE")
 @click.option("--test-file", help="rows to measure on, instead of a share of FILE")
@@ -201,9 +252,11 @@ def tune(file: str, config: str | None, as_json: bool, **told: Any) -> None:
     """Tune a branch on FILE (CSV, TSV, JSON, JSON Lines, Parquet): split, check, encode, train, measure, report."""
     told, settings = _chosen(told, config)
     data = _parts(file, told["task"], told, settings)
-    asked = {k: told[k] for k in ("model", "method", "out") if told[k]} | (
+    asked = {k: told[k] for k in ("model", "method", "out", "start") if told[k]} | (
         {} if told["depth"] is None else {"depth": _depth(told["depth"])}
     )
+    if told["before"]:
+        asked["before"] = _read(told["before"], told["task"], told)
     if "," in asked.get("method", ""):
         _compare(data, settings, asked, as_json)
         return
@@ -320,6 +373,19 @@ def export(folder: str, out: str, model: str | None) -> None:
     click.echo(f"Saved in {out}. How to load it with PEFT, and what the head does: {Path(out) / 'README.md'}", err=True)
 
 
+@commands.command()
+@click.argument("files", nargs=-1, required=True)
+@click.option("--out", required=True, help="folder for the result; also where a stopped run goes on from")
+@click.option("--json", "as_json", is_flag=True, help="print the report as JSON")
+@partial(_settings, kind=CleanSettings)
+def clean(files: tuple[str, ...], out: str, as_json: bool, **told: Any) -> None:
+    """Clean large text FILES (.txt, .jsonl, .parquet; .gz, .zst): repair, filter, deduplicate, and count every drop."""
+    settings = CleanSettings(**{name: value[0] for name, value in told.items() if value is not None})
+    report = import_module("trunkline.corpus.clean").clean(files, out, settings)
+    click.echo(json.dumps(report.to_json(), ensure_ascii=False, indent=2) if as_json else str(report))
+    click.echo(f"\nSaved in {out}. What was dropped, and why: {Path(out) / 'samples.jsonl'}", err=True)
+
+
 @commands.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="print the list as JSON")
 @click.pass_context
@@ -429,6 +495,46 @@ def _feedback(place: str) -> Iterator[Any]:
 def demo(language: str, out: str | None) -> None:
     """The whole job on the embedded customer-service messages: tune, measure, predict."""
     import_module("trunkline.train.demo").demo(language, Path(out or f"runs/demo-{language}"))
+
+
+@commands.command()
+@click.argument("file")
+@click.option("--goal", default="dpo", show_default=True, help=f"{_listed(names.GOALS)}, with options as in dpo:beta=0.2")
+@click.option("--start", help="folder of a branch that writes, to go on from; it is the reference too")
+@click.option(
+    "--model", help=f"where there is no start: a model that is one by itself, under a fresh method  [default: {MODELS['decoder']}]"
+)
+@click.option("--method", help="of a fresh start: what learns  [default: lora]")
+@click.option("--depth", help="of a fresh start: how many top layers  [default: a quarter of them]")
+@click.option("--out", help="folder for the branch; also where a stopped run goes on from")
+@click.option("--validation-file", help="rows to choose by, instead of a share of FILE")
+@click.option("--test-file", help="rows to measure on, instead of a share of FILE")
+@click.option("--json", "as_json", is_flag=True, help="print the report as JSON")
+@_reading
+@_settings
+def align(file: str, goal: str, as_json: bool, **told: Any) -> None:
+    """Take a branch that writes further: by the preferences in FILE, or by rewards for answers to its prompts."""
+    module = import_module("trunkline.alignment.align")
+    told, settings = _chosen({**told, "task": None}, None)
+    data = _parts(file, module.reads(goal), told, settings)
+    asked = {k: told[k] for k in ("start", "model", "method", "out") if told[k]}
+    asked |= {} if told["depth"] is None else {"depth": _depth(told["depth"])}
+    _show(module.align(data, goal, settings=settings, **asked).report, as_json)
+    if told["out"]:
+        click.echo(f'\nSaved in {told["out"]}. Next:\n  trunkline predict {told["out"]} "..."', err=True)
+
+
+@commands.command()
+@click.argument("recipe")
+@click.option("--json", "as_json", is_flag=True, help="print the overview as JSON")
+def run(recipe: str, as_json: bool) -> None:
+    """Carry out the steps of RECIPE (YAML) that are not done yet, and show what each gained. Run it again after a stop: it goes on."""
+
+    def show(step: Any, skipped: bool) -> None:
+        click.echo(f"{step.name}: {'done before' if skipped else step.verb}", err=True)
+
+    found = import_module("trunkline.recipe").run(recipe, on_step=show)
+    click.echo(found.to_json().decode() if as_json else str(found))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from trunkline.progress import Bar
 from trunkline.states.collate import Source
 from trunkline.states.held import HeldStates
 from trunkline.train.fit import Data, Progress, epochs, fit
-from trunkline.train.settings import Settings
+from trunkline.train.settings import PLAIN, Settings
 from trunkline.train.start import solve_head
 from trunkline.types import Item
 
@@ -222,7 +222,7 @@ class _Searching:
         branch = self.make(depth, self.settings.seed)
         rate = rate or self.settings.learning_rate or branch.config.learning_rate
         data = Data(self.train, self.validation, self.source(depth), branch.spec, self.backbone.tokenizer.pad_id)
-        solved = solve_head(branch, data)
+        solved = self.settings.objective == PLAIN and solve_head(branch, data)
         with Bar(f"search: depth {depth}, rate {rate:.1g}", unit="steps") as bar:
 
             def show(progress: Progress, steps: int) -> None:

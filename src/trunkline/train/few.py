@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from trunkline.branch import Branch
 from trunkline.choices import duration
@@ -28,6 +27,7 @@ from trunkline.progress import Bar
 from trunkline.states.collate import Source, collate
 from trunkline.train.depth import Few, Search, Trial
 from trunkline.train.fit import Data, fit
+from trunkline.train.objectives import contrast
 from trunkline.train.settings import Settings
 from trunkline.train.start import put
 from trunkline.types import Batch, Item, Output
@@ -38,7 +38,6 @@ STRENGTHS = (0.01, 0.03, 0.1, 1.0)
 DEPTH = 2
 BATCH = 64
 RATE = 3e-4
-_TEMPERATURE = 0.07
 _BUCKET = 4
 """Pairs are sorted by length within runs of so many batches: half the padding, and other neighbours in each pass all the same."""
 _PASSES, _ROW_PASSES = (3, 5), 10_000
@@ -114,19 +113,6 @@ def tune_on_pairs(branch: Branch, data: Data, settings: Settings, seed: int) -> 
     with Bar(f"pairs (seed {seed})", unit="steps") as bar:
         rate = settings.learning_rate or RATE
         fit(branch.network, learned, told, learning_rate=rate, seed=seed, on_step=lambda progress, steps: bar.to(progress.step, steps))
-
-
-def contrast(vectors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """vectors (B, D), targets (B,) -> mean over the rows of minus log of the share that the other rows of its class have of its likeness to all.
-
-    A row whose class has no other in the batch counts as 0. Source: Khosla et al. 2020, equation 2, temperature 0.07.
-    """
-    unit = functional.normalize(vectors, dim=1)
-    itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-    likeness = (unit @ unit.T / _TEMPERATURE).masked_fill(itself, float("-inf"))
-    shares = likeness - likeness.logsumexp(1, keepdim=True)
-    same = (targets[:, None] == targets[None]) & ~itself
-    return -(shares.masked_fill(~same, 0.0).sum(1) / same.sum(1).clamp(min=1)).mean()
 
 
 def pairs_of(targets: np.ndarray, lengths: np.ndarray, size: int, seed: int, epoch: int) -> list[np.ndarray]:

@@ -23,6 +23,7 @@ from trunkline.model.network import Network
 from trunkline.states.collate import Source, collate
 from trunkline.train import machine
 from trunkline.train.checkpoint import Checkpoints, Tensors
+from trunkline.train.objectives import Objective, make
 from trunkline.train.settings import Settings
 from trunkline.train.signals import held
 from trunkline.types import Batch, Item, Output
@@ -37,7 +38,8 @@ _BAD_STEPS_IN_A_THOUSAND = 10
 class Data:
     """What the loop reads: items, where their states come from, and what the task needs to know.
 
-    loss: instead of the task's; order: the batches of an epoch as index arrays, as many as `batches` gives, instead of those
+    loss: instead of the task's; order: the batches of an epoch as index arrays, as many as `batches` gives, instead of those;
+    before: items of an earlier task, for an objective that asks for them
     """
 
     train: Sequence[Item]
@@ -47,6 +49,7 @@ class Data:
     pad_id: int = 0
     loss: Callable[[Output, Batch], torch.Tensor] | None = None
     order: Callable[[int], list[np.ndarray]] | None = None
+    before: Sequence[Item] = ()
 
 
 @dataclass
@@ -153,6 +156,8 @@ class _Loop:
                 f"task={data.spec.task!r} at depth {network.depth}: this method has nothing to learn there, because the task's output layer is the "
                 "model's own and stays as it is. Use 'full' or 'lora', and a depth of 1 or more."
             )
+        objective = Objective() if data.loss else make(settings.objective, data.spec.kind)
+        self.loss = objective.ready(network, data, data.loss or self.task.loss)
         self.optimizer, self.rates = _optimizer(self.learned, settings, learning_rate, network.guide.rate)
         self.progress = Progress()
         self.best: Tensors = {}
@@ -223,11 +228,14 @@ class _Loop:
 
     def backward(self, part: np.ndarray, weight: float) -> float:
         batch = collate([self.data.train[i] for i in part], self.data.source, self.data.spec, self.data.pad_id).to(self.device)
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            out = self.network(batch)
-        loss = ((self.data.loss or self.task.loss)(out, batch) + self.network.guide.penalty(self.network)) * weight
+        loss = (self.loss(self.run, batch, part) + self.network.guide.penalty(self.network)) * weight
         loss.backward()
         return float(loss.detach())
+
+    def run(self, batch: Batch) -> Output:
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            out: Output = self.network(batch)
+        return out
 
     def count_bad(self) -> None:
         bad = self.progress.bad

@@ -17,6 +17,7 @@ STATES = ("auto", "float16", "float32", "int8")
 PRECISIONS = ("auto", "float32", "bfloat16")
 TRUNK_PRECISIONS = ("float32", "bfloat16", "int8")
 SPLITS = ("auto", "label", "group", "time", "given")
+PLAIN = "plain"
 MODELS = {"encoder": "minilm", "decoder": "smollm2", "encoder-decoder": "t5-small"}
 """The model that is taken where none is named, by the first kind that a task can stand on."""
 
@@ -40,6 +41,7 @@ class Settings:
     warmup: float = _say(0.06, "share of the steps in which the learning rate rises from zero")
     clip: float | None = _say(1.0, "largest norm of the gradient; none: no limit")
     patience: int | None = _say(4, "stop after so many evaluations without gain; none: never")
+    objective: str = _say(PLAIN, "what a step minimises: plain, rdrop, mixup, contrast, distil or ewc, with options as in rdrop:alpha=1")
     metric: str | None = _say(None, "what early stopping watches; none: the task's first")
     evaluate_every: int | None = _say(None, "steps between evaluations; none: an epoch")
     dropout: float | None = _say(None, "in the branch's layers; none: as the model was pre-trained")

@@ -5,20 +5,22 @@ split -> check -> backbone -> items -> states -> fit (once a seed) -> calibrate 
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 
 from trunkline import choices, names, storage
-from trunkline.branch import Branch, savable
+from trunkline.branch import Branch, load, restore, savable
 from trunkline.data import quality
 from trunkline.data.split import Split, split
 from trunkline.errors import OptionError
@@ -33,14 +35,14 @@ from trunkline.train.account import Run, account
 from trunkline.train.checkpoint import Checkpoints, lock
 from trunkline.train.depth import Search, search
 from trunkline.train.fit import Data, Progress, epochs, fit
-from trunkline.train.settings import MODELS, Settings
+from trunkline.train.settings import MODELS, PLAIN, Settings
 from trunkline.train.start import solve_head
 from trunkline.types import Item, Rows
 
 
 def tune(
     rows: Rows | Split, model: str | Path | None = None, *, method: str = "full", depth: Depth = AUTO, settings: Settings | None = None,
-    out: str | Path | None = None,
+    out: str | Path | None = None, start: str | Path | Branch | None = None, before: Rows | None = None,
 ) -> Branch:  # fmt: skip
     """A branch tuned on `rows`, with its report; saved in the folder `out` when one is given.
 
@@ -50,6 +52,9 @@ def tune(
     depth: how many top layers are tuned: 0 (the head alone) to the number of layers, "all" (embeddings too, no stored states), or
         "auto": the smallest that is about as good as the best, by trials on validation rows (depth.py)
     out: also where the run keeps its checkpoints: after a crash the same call goes on from the last one
+    start: a branch, or its folder, to go on from: with its model, labels, method and depth
+    before: rows that the start was tuned on, so that they are not forgotten: they are trained on with the new ones (none is
+        measured on); with the objective "ewc" they say instead which weights matter
 
     The branch of the seed that is best on the validation rows is the one returned; the report has the test figures of all.
     Raises: OptionError, DataError, ModelError, ArtefactError, TrainingError (see errors.py).
@@ -57,23 +62,31 @@ def tune(
     job = _Job(settings or Settings(), Path(out) if out else None)
     if job.out:
         savable(job.out)
+    weighing = before is not None and job.settings.objective.startswith("ewc")
     with job.timed("read"):
-        parts, findings = checked(rows, job.settings)
+        parts, findings = checked(rows, job.settings, None if weighing else before)
         if lacking := usable(names.task(parts.train.task).METRICS)[1]:
             raise OptionError(" ".join(lacking))  # now, and not at the end when the branch is to be measured
     with job.timed("load model"):
         machine.use_threads(job.settings.threads)
         kinds = names.task(parts.train.task).TaskSpec.backbones
-        model = model or MODELS[kinds[0]]
-        backbone = load_backbone(model, device=machine.device(job.settings.device), trunk_precision=job.settings.trunk_precision)
-        backbone = backbone.seen_by(kinds)
-        job.settings = replace(job.settings, states=number_format(job.settings.states, backbone))
-        make = _maker(backbone, parts, method, job.settings)
+        old = begun(start, parts.train.task, method, depth, job.settings) if start is not None else None
+        backbone = old.backbone if old else _backbone(model or MODELS[kinds[0]], job.settings).seen_by(kinds)
+        job.settings = replace(job.settings, states=number_format(old.states if old else job.settings.states, backbone))
+        make = _going_on(old) if old else _maker(backbone, parts, method, job.settings)
+        method, depth = (old.method, old.depth) if old else (method, depth)
         if depth != AUTO:
             backbone.check_depth(depth)
     with job.timed("read"):
-        items = {name: make(0, 0).prepare(part) for name, part in parts.parts().items()}
-    about = {"rows": [part.fingerprint for part in parts.parts().values()], "method": method, "depth": depth, "backbone": backbone.id}
+        items = {name: make(depth if old else 0, 0).prepare(part) for name, part in parts.parts().items()}
+        earlier = make(depth if old else 0, 0).prepare(before) if before is not None and weighing else []
+    about: dict[str, Any] = {
+        "rows": [part.fingerprint for part in parts.parts().values()],
+        "method": method,
+        "depth": depth,
+        "backbone": backbone.id,
+    }
+    about |= {"start": _digest(old), "before": before and before.fingerprint} if old else {}
     with job.alone():
         found = None
         if depth == AUTO:
@@ -81,10 +94,10 @@ def tune(
                 found = job.search(backbone, items, make, about)
             depth = about["depth"] = found.depth
         with job.timed("encode"):
-            source, encoded = stored(backbone, depth, items, job.settings.states)
+            source, encoded = stored(backbone, depth, {**items, "before": earlier}, job.settings.states)
         with job.timed("tune"):
             fresh = partial(make, depth)
-            data = Data(items["train"], items["validation"], source, fresh(0).spec, backbone.tokenizer.pad_id)
+            data = Data(items["train"], items["validation"], source, fresh(0).spec, backbone.tokenizer.pad_id, before=earlier)
             fitted = [found.fitted] if found and found.fitted else []
             fitted += [job.fit(fresh, data, job.settings.seed + number, found, about) for number in range(len(fitted), job.settings.seeds)]
         result = account(Run(parts, findings, items, source, encoded, fitted, job.settings, method, job.seconds, _command(), found))
@@ -94,6 +107,45 @@ def tune(
     return result
 
 
+def begun(start: str | Path | Branch, task: str, method: str, depth: Depth, settings: Settings) -> Branch:
+    """The branch to go on from. Raises: OptionError where another task, method or depth was asked for than it has."""
+    old = start if isinstance(start, Branch) else load(start, device=machine.device(settings.device))
+    asked = {"task": (task, old.task), "method": (choices.split_choice(method)[0], old.method), "depth": (depth, old.depth)}
+    for name, (wanted, there) in asked.items():
+        if wanted != there and (name, wanted) not in (("method", "full"), ("depth", AUTO)):  # those stand for "nothing was said"
+            raise OptionError(
+                f"{name}={wanted!r}: start={str(start)!r} is a branch with {name}={there!r}, and is gone on with as it is. Leave {name} out."
+            )
+    if old.method == "probe" or not old.network.learned():
+        raise OptionError(
+            f"start={str(start)!r}: only its head was learned, and that is solved anew in seconds. Tune all the rows together."
+        )
+    return old
+
+
+def _going_on(old: Branch) -> Callable[[Depth, int], Branch]:
+    learned = {name: p.detach().clone() for name, p in old.network.learned().items()}
+    fresh = {f.name: f.default for f in fields(old.spec) if f.name == "temperature" and f.metadata.get("learned")}
+    spec = replace(old.spec, **fresh)  # calibrated anew
+
+    def make(depth: Depth, seed: int) -> Branch:
+        branch = Branch.new(old.backbone, spec, old.method, old.config, depth, old.states)
+        restore(branch.network, learned, "start")
+        return branch
+
+    return make
+
+
+def _digest(branch: Branch) -> str:
+    """SHA-256 of what a branch learned: a run goes on from its checkpoint only when it began with the same."""
+    learned = {name: p.detach().cpu().contiguous() for name, p in branch.network.learned().items()}
+    return hashlib.sha256(safetensors.torch.save(learned)).hexdigest()
+
+
+def _backbone(model: str | Path, settings: Settings) -> Backbone:
+    return load_backbone(model, device=machine.device(settings.device), trunk_precision=settings.trunk_precision)
+
+
 def number_format(wanted: str, backbone: Backbone) -> str:
     """The number format of stored states. The states of T5's encoder go past 65,504, the largest number of float16."""
     if wanted != "auto":
@@ -101,11 +153,14 @@ def number_format(wanted: str, backbone: Backbone) -> str:
     return "float32" if backbone.family.kind == "encoder-decoder" else "float16"
 
 
-def checked(rows: Rows | Split, settings: Settings) -> tuple[Split, list[quality.Finding]]:
-    """The rows in three parts, and what was noticed in them. Raises: DataError for what cannot be trained on."""
+def checked(rows: Rows | Split, settings: Settings, before: Rows | None = None) -> tuple[Split, list[quality.Finding]]:
+    """The rows in three parts (those of before with the training rows), and what was noticed. Raises: DataError for what cannot be trained on."""
     parts = rows
     if not isinstance(parts, Split):
         parts = split(parts, validation=settings.validation, test=settings.test, by=settings.split, seed=settings.seed)
+    if before is not None:
+        note = f"{len(before)} rows of before are trained on too"
+        parts = replace(parts, train=replace(parts.train, rows=(*parts.train, *before), notes=(*parts.train.notes, note)))
     findings = quality.check(parts)
     quality.require(findings)
     return parts, findings
@@ -193,7 +248,7 @@ class _Job:
         def states(depth: Depth, some: list[Item]) -> Source | None:
             return stored(backbone, depth, {"some": some}, self.settings.states)[0]
 
-        way = few.search if few.suits(make(0, self.settings.seed), items) else search
+        way = few.search if self.settings.objective == PLAIN and few.suits(make(0, self.settings.seed), items) else search
         found = way(backbone, items, make, states, self.settings)
         if kept and kept.is_file():
             found = replace(found, fitted=None)  # checkpoints of other data or settings: `fit` says so
@@ -226,7 +281,8 @@ class _Job:
         rate = found.learning_rate if found else self.settings.learning_rate or branch.config.learning_rate
         if found and found.few:
             few.start(branch, data, found.few, self.settings, seed)
-        solved = bool(found and found.few) or solve_head(branch, data)
+        plain = self.settings.objective == PLAIN and "start" not in about
+        solved = bool(found and found.few) or (plain and solve_head(branch, data))
         every = epochs(self.settings, len(data.train)) * len(data.train)
         with ExitStack() as stack:
             kept = None
