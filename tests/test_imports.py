@@ -29,8 +29,10 @@ LAYERS = (
     ("quality",),
     ("labelling",),
     ("alignment",),
+    ("recipe",),
     ("feedback",),
     ("serving",),
+    ("corpus", "augmentation"),
     ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
