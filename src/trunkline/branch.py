@@ -25,6 +25,7 @@ from trunkline.model.batches import by_length
 from trunkline.model.export import export, import_adapter
 from trunkline.model.network import Network
 from trunkline.model.precision import PRECISIONS
+from trunkline.model.writing.chat import template_id
 from trunkline.states.collate import Source, collate
 from trunkline.states.live import LiveStates
 from trunkline.types import Answer, Item, Row, Rows, Spec, Tokens
@@ -86,7 +87,7 @@ class Branch:
     def predict(self, texts: str | Sequence[str | tuple[str, str] | Row] | Rows) -> list[Answer]:
         """One answer for each text, pair of texts, or row, in their order."""
         given = [texts] if isinstance(texts, str) else list(texts)
-        items = self.prepare([_row(text, index) for index, text in enumerate(given)])
+        items = self.prepare([row_of(text, index) for index, text in enumerate(given)])
         return self.answers([replace(item, target=None) for item in items])  # of a plain text the target is the text
 
     def answers(self, items: Sequence[Item], source: Source | None = None) -> list[Answer]:
@@ -142,6 +143,7 @@ class Branch:
             "states": self.states,
             "backbone": {"name": self.backbone.name, "id": self.backbone.id},
             "trunk": self.trunk_id,
+            "template": template_id(self.backbone.tokenizer) if getattr(self.spec, "form", None) == "chat" else None,
             "trunk_precision": self.backbone.trunk_precision,
             "probe": [[round(float(v), 6) for v in row] for row in self.probe()],
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()},
@@ -201,6 +203,7 @@ def load(folder: str | Path, *, model: str | Path | Backbone | None = None, devi
             f"{folder}: was tuned on backbone {about['backbone']['name']!r} with id {about['backbone']['id']}, and {backbone.name!r} has id "
             f"{backbone.id}. Give the right one with --model, or tune the branch anew."
         )
+    _check_template(folder, about.get("template"), backbone)
     branch = Branch.new(backbone, spec, about["method"], config, about["depth"], about["states"])
     restore(branch.network, safetensors.torch.load(files["branch.safetensors"]), str(folder / "branch.safetensors"))
     difference = float(np.abs(branch.probe() - np.asarray(about["probe"])).max())
@@ -212,6 +215,16 @@ def load(folder: str | Path, *, model: str | Path | Backbone | None = None, devi
     if "report.json" in files:
         branch.report = Report.from_json(files["report.json"], str(folder / "report.json"))
     return branch
+
+
+def _check_template(folder: Path, wanted: str | None, backbone: Backbone) -> None:
+    """A branch that was tuned on chats is asked through the same chat template. It is no part of the backbone's id: most branches never see it."""
+    found = template_id(backbone.tokenizer) if wanted else None
+    if found != wanted:
+        raise ArtefactError(
+            f"{folder}: was tuned with the chat template {wanted}, and that of {backbone.name!r} is {found}. "
+            "Put the model's former chat template back, or tune the branch anew."
+        )
 
 
 def restore(network: Network, tensors: dict[str, torch.Tensor], where: str) -> None:
@@ -241,7 +254,8 @@ def run(network: Network, spec: Any, items: Sequence[Item], source: Source | Non
     return answers
 
 
-def _row(text: Any, index: int) -> Row:
+def row_of(text: Any, index: int) -> Row:
+    """A text, a pair or a row (whose label is left out) as a row. Raises: OptionError that says which of the texts is none of them."""
     if isinstance(text, str):
         return {"text": text}
     if isinstance(text, dict) and isinstance(text.get("text"), str):

@@ -1,13 +1,14 @@
 """generate: what is learned of a row and what is not, what is cut, and that it says what it learned."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 
 from tests import tiny
-from trunkline.branch import Branch
-from trunkline.errors import DataError, OptionError
+from trunkline.branch import Branch, load
+from trunkline.errors import ArtefactError, DataError, OptionError
 from trunkline.methods import full, probe
 from trunkline.model.backbone import ALL, load_backbone
 from trunkline.tasks import generate
@@ -164,3 +165,17 @@ def test_stops_are_told_in_one_line():
 def test_it_stands_on_decoders_alone():
     assert generate.TaskSpec.backbones == ("decoder",)
     assert generate.METRICS[0] == "perplexity"
+
+
+def test_a_branch_that_was_tuned_on_chats_is_refused_under_another_chat_template(tiny_folder, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder("llama"), folder)
+    template = folder / "chat_template.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }} {% endfor %}")
+    for rows, name in ((CHATS, "chats"), (ROWS, "prompts")):
+        Branch.new(load_backbone(folder), spec_for(rows), "full", full.Config(), 1, "float32").save(tmp_path / name)
+        load(tmp_path / name)
+    template.write_text("{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}")
+    load(tmp_path / "prompts")
+    with pytest.raises(ArtefactError, match=r"was tuned with the chat template [0-9a-f]{64}"):
+        load(tmp_path / "chats")

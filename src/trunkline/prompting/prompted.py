@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trunkline.errors import OptionError
+from trunkline.branch import row_of
 from trunkline.evaluation.report import Report
 from trunkline.prompting.scorers import ByCloze, ByLikelihood, BySimilarity
 from trunkline.prompting.search import Trial
@@ -46,7 +46,7 @@ class Prompted:
     def predict(self, texts: str | Sequence[str | tuple[str, str] | Row] | Rows) -> list[Answer]:
         """One answer for each text, pair of texts, or row, in their order. `value` is None where a server's answer names no label."""
         given = [texts] if isinstance(texts, str) else list(texts)
-        scores = self.probabilities([_row(text, index) for index, text in enumerate(given)])
+        scores = self.probabilities([row_of(text, index) for index, text in enumerate(given)])
         found = [Answer(self.spec.labels[int(row.argmax())], row, float(row.max())) for row in scores]
         if not isinstance(self.scorer, ByServer):
             return found
@@ -65,13 +65,3 @@ def unanswered(scores: np.ndarray) -> np.ndarray:
     """(N,) bool: rows (N, K) that favour no label."""
     found: np.ndarray = (scores == scores[:, :1]).all(axis=1)
     return found
-
-
-def _row(text: Any, index: int) -> Row:
-    if isinstance(text, str):
-        return {"text": text}
-    if isinstance(text, dict) and isinstance(text.get("text"), str):
-        return {k: v for k, v in text.items() if k != "label"}
-    if isinstance(text, tuple) and len(text) == 2 and all(isinstance(t, str) for t in text):
-        return {"text": text[0], "text_b": text[1]}
-    raise OptionError(f"texts[{index}]={text!r:.80}: use a text, a pair (text, text_b), or a row with the field 'text'.")
