@@ -32,7 +32,7 @@ LAYERS = (
     ("recipe",),
     ("feedback",),
     ("serving",),
-    ("corpus", "augmentation"),
+    ("corpus",),
     ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
