@@ -31,6 +31,8 @@ _PLACES = {
     "evaluate": "trunkline.evaluation.evaluate",
     "load": "trunkline.branch",
     "Branch": "trunkline.branch",
+    "serve": "trunkline.serving.serve",
+    "ServeSettings": "trunkline.serving.settings",
     "TrunklineError": "trunkline.errors",
 }
 

@@ -28,6 +28,7 @@ from trunkline import __version__, choices, names
 from trunkline.corpus.settings import CleanSettings
 from trunkline.errors import OptionError, TrunklineError, unknown
 from trunkline.prompting.settings import CALIBRATIONS, PICKS, PromptSettings
+from trunkline.serving.settings import ServeSettings
 from trunkline.train.settings import MODELS, Settings
 
 _READING = {
@@ -535,6 +536,28 @@ def run(recipe: str, as_json: bool) -> None:
 
     found = import_module("trunkline.recipe").run(recipe, on_step=show)
     click.echo(found.to_json().decode() if as_json else str(found))
+
+
+@commands.command()
+@click.argument("folders", nargs=-1)
+@click.option("--model", help="the backbone, where it is not found under the name it was tuned with")
+@partial(_settings, kind=ServeSettings)
+def serve(folders: tuple[str, ...], model: str | None, **told: Any) -> None:
+    """Serve the branches in FOLDERS over HTTP, each under the name of its folder, until Ctrl-C or SIGTERM."""
+    settings = ServeSettings(**{name: value[0] for name, value in told.items() if isinstance(value, tuple)})
+    module = import_module("trunkline.serving.serve")
+    store = import_module("trunkline.feedback.store").FeedbackStore(settings.feedback) if settings.feedback else None
+    module.log_to_stderr()
+    module.serve(folders, settings=settings, model=model, store=store, say=click.echo)
+
+
+@commands.command()
+@click.argument("file")
+@click.option("--name", required=True, help="who the key is for: shown in logs, kept with feedback")
+@click.option("--scope", "scopes", multiple=True, help="infer, feedback or admin; may be given several times  [default: infer]")
+def keys(file: str, name: str, scopes: tuple[str, ...]) -> None:
+    """Add an API key for `serve` to FILE, and print it: FILE keeps its SHA-256 only, so it is not seen again."""
+    click.echo(import_module("trunkline.serving.edge.keys").add_key(Path(file), name, scopes or ("infer",)))
 
 
 if __name__ == "__main__":

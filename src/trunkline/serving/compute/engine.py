@@ -137,9 +137,9 @@ class Engine:
                 self._items(ask)
             except TrunklineError as error:
                 _finish(ask, _error("unusable_input", str(error)))
-            except Exception as error:  # a text that a tokenizer cannot take ends its own request, never the thread
+            except Exception as error:  # a row that a task or a tokenizer cannot take ends its own request, never the thread
                 log.error("prepare failed: %s", type(error).__name__)
-                _finish(ask, _error("internal", "The request could not be prepared."))
+                _finish(ask, _error("unusable_input", "A branch cannot read an input: perhaps it lacks a field, such as text_b."))
         self._queue.close()
 
     def _items(self, ask: Ask) -> None:
