@@ -40,6 +40,9 @@ GOALS: dict[str, str] = {
     "ipo": "trunkline.alignment.ipo",
     "kto": "trunkline.alignment.kto",
     "orpo": "trunkline.alignment.orpo",
+    "ppo": "trunkline.alignment.ppo",
+    "rloo": "trunkline.alignment.rloo",
+    "grpo": "trunkline.alignment.grpo",
 }
 """What alignment may be after. The module of a goal has `Config` (a frozen dataclass: the options of `--goal NAME:option=value`), READS (the task
 that its rows are read for) and `align(start, parts, config, settings, out)`: from a branch that writes and a Split to the policy's branch."""

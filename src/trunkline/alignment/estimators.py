@@ -80,8 +80,12 @@ class PolicyLoss:
     high: float
 
 
-def policy_loss(new: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor, clip: float) -> PolicyLoss:
+def policy_loss(
+    new: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor, clip: float, weights: torch.Tensor | None = None
+) -> PolicyLoss:  # fmt: skip
     """-mean min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) over the tokens that count; ratio = exp(new - old), log-probabilities (B, A).
+
+    weights: of each token in the sum, instead of one over their number.
 
     Source: Schulman et al. 2017 (PPO), equation 7.
     """
@@ -91,7 +95,8 @@ def policy_loss(new: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, 
         clipped = masked_mean((held > plain).to(ratio.dtype), mask)
         found = ratio[mask] if bool(mask.any()) else ratio.new_ones(1)
         told = [float(clipped), float(found.mean()), float(found.min()), float(found.max())]
-    return PolicyLoss(masked_mean(torch.maximum(plain, held), mask), *told)
+    worse = torch.maximum(plain, held)
+    return PolicyLoss(masked_mean(worse, mask) if weights is None else (weights * worse).sum(), *told)
 
 
 def value_loss(

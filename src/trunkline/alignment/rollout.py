@@ -19,14 +19,13 @@ from torch import nn
 from trunkline.branch import Branch
 from trunkline.errors import OptionError
 from trunkline.model.backbone import ALL
-from trunkline.model.batches import by_length
 from trunkline.model.stacks import at
 from trunkline.states.collate import collate
 from trunkline.states.held import HeldStates
 from trunkline.types import IGNORE, Item, Row, Tokens
 
 _AT_ONCE = 64
-"""Answers that are written in one batch."""
+"""Answers that are written in one batch: prompts of like length, but full, since each new token costs a pass however few rows are in it."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,8 @@ def roll_out(policy: Branch, rows: Sequence[Row], drawing: Drawing, *, seed: int
     policy.network.eval()
     writes = _decoder if policy.backbone.family.kind == "decoder" else _encoder_decoder
     found: list[Any] = [None] * len(rows)
-    for number, indices in enumerate(by_length([_length(item) for item in asked], _AT_ONCE * max(map(_length, asked)))):
+    order = np.argsort([_length(item) for item in asked], kind="stable")
+    for number, indices in enumerate(np.split(order, range(_AT_ONCE, len(order), _AT_ONCE))):
         some, told = [asked[index] for index in indices], replace(spec, seed=(seed * 1009 + number) % 2**31)
         for index, one in zip(indices, writes(policy, some, told), strict=True):
             found[index] = one

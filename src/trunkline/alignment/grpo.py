@@ -1,0 +1,51 @@
+"""Goal: group relative policy optimisation (GRPO). An answer is compared with the others to the same prompt; the KL is in the loss.
+
+Source: Shao et al. 2024 (DeepSeekMath), section 4.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trunkline.alignment import online
+from trunkline.alignment.estimators import group_normalised
+from trunkline.alignment.online import Experience, Goal, Settings
+from trunkline.branch import Branch
+from trunkline.data.split import Split
+from trunkline.train import settings as training
+
+READS = "generate"
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """As all, with four answers to each prompt.
+
+    scale_by_deviation: advantages are divided by the deviation of their group, as in the paper; without it a prompt whose answers are nearly
+    alike counts no more than others (Liu et al. 2025, Dr. GRPO)
+    """
+
+    group: int = 4
+    whiten_advantages: bool = False
+    scale_rewards: bool = False
+    scale_by_deviation: bool = True
+
+
+def advantages(found: Experience, settings: Settings) -> tuple[torch.Tensor, None]:
+    """(N, A): the score less the mean of its group, over its deviation; the same at each token.
+
+    Source: Shao et al. 2024, section 4.1.2.
+    """
+    of_answers = group_normalised(found.scores, settings.group, scale=getattr(settings, "scale_by_deviation", True))
+    return torch.where(found.mask, of_answers[:, None], 0.0), None
+
+
+GOAL = Goal("grpo", advantages, weights="within", kl_in="loss")
+
+
+def align(start: Branch, parts: Split, config: Config, settings: training.Settings, out: Path | None = None) -> Branch:
+    """The policy's branch with its history (online.align)."""
+    return online.align(GOAL, start, parts, config, settings, out)

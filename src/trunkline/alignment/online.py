@@ -1,0 +1,532 @@
+"""The loop of learning from rewards: draw answers, score them, learn from them in a few epochs, look at the figures, go on or stop.
+
+ppo.py, group.py and ift.py say how a score becomes an advantage; all else is here. The loop is not train/fit.py's, because its rows are
+made by what it trains; optimizer state, checkpoints and signals are. Answers, states, log-probabilities, rewards and values are computed
+once a step, and every epoch reads them.
+
+Every random number of step n comes from the seed and n alone, so a run that was killed goes on bit for bit from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trunkline import storage
+from trunkline.alignment.estimators import (
+    Coefficient,
+    Scale,
+    explained_variance,
+    kl_k1,
+    kl_k3,
+    masked_mean,
+    policy_loss,
+    token_rewards,
+    value_loss,
+    whiten,
+)
+from trunkline.alignment.guards import ALARM, Guard, distinct
+from trunkline.alignment.history import write
+from trunkline.alignment.preference import identity
+from trunkline.alignment.rewards import Function, Part, Scores, judge, parts_of
+from trunkline.alignment.roles import policy_from, same_trunk
+from trunkline.alignment.rollout import Drawing, Rollouts, check_policy, roll_out
+from trunkline.alignment.scoring import Value, cut_states, token_scores
+from trunkline.branch import Branch, load, restore, savable
+from trunkline.choices import between, convert, one_of
+from trunkline.data.split import Split
+from trunkline.errors import DataError, OptionError, TrainingError
+from trunkline.evaluation.report import Report
+from trunkline.model.batches import by_length
+from trunkline.progress import Bar
+from trunkline.states.collate import collate
+from trunkline.train import settings as training
+from trunkline.train.checkpoint import Checkpoints, Tensors
+from trunkline.train.fit import optimizer_tensors, restore_optimizer
+from trunkline.train.signals import held
+from trunkline.types import Batch, Row
+
+Reward = Branch | Function | Part | Mapping[str, Branch | Function | Part]
+_BAD = 3
+_SAMPLES = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all ways of learning from rewards can be told. Tokens of one answer are summed in KL figures: nats an answer.
+
+    steps: batches of answers; answers: in each; group: to each prompt; epochs: over them; minibatch: answers an optimizer step
+    learning_rate: of the policy, constant; value_learning_rate: of the value; clip_gradient: its largest norm
+    max_new_tokens: the longest answer; temperature: that answers are drawn at and scored at
+    kl: weight of the KL to the reference; kl_target: in nats an answer, towards which that weight then moves; kl_cap: stop above it
+    discount, decay: gamma and lambda of the advantages; clip: of the ratio; value_clip: of the value's move; entropy: weight of a bonus
+    scale_rewards: divided by their deviation over all steps; whiten_advantages: mean 0 and deviation 1 in a step
+    missing_end: taken off the reward of an answer that was cut at its longest; value_from: the "states" at the cut, or the "policy"'s last ones
+    hacking: at the signs of a gamed reward "stop", "note" them, or "off"; checkpoint_seconds: between checkpoints, where there is a folder for them
+    reward, label: for `align`, which knows no functions: folders of branches that judge, with + between them and a weight behind a *, as in
+    runs/kind+runs/unsafe*-2; and the label that a classifier among them is asked for (none: its last one)
+    """
+
+    steps: int = 40
+    answers: int = 64
+    group: int = 1
+    epochs: int = 4
+    minibatch: int = 16
+    learning_rate: float = 3e-4
+    value_learning_rate: float = 1e-3
+    clip_gradient: float = 1.0
+    max_new_tokens: int = 24
+    temperature: float = 1.0
+    kl: float = 0.05
+    kl_target: float | None = None
+    kl_cap: float | None = None
+    discount: float = 1.0
+    decay: float = 0.95
+    clip: float = 0.2
+    value_clip: float = 0.2
+    entropy: float = 0.0
+    scale_rewards: bool = True
+    whiten_advantages: bool = True
+    missing_end: float = 0.0
+    value_from: str = "states"
+    hacking: str = "stop"
+    seed: int = 0
+    checkpoint_seconds: float = 60.0
+    reward: str = ""
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        one_of("value_from", self.value_from, ("states", "policy"))
+        one_of("hacking", self.hacking, ("stop", "note", "off"))
+        for name, low, high in (("steps", 1, 100_000), ("answers", 1, 65536), ("group", 1, 4096), ("epochs", 1, 100), ("minibatch", 1, 65536),
+                                ("learning_rate", 1e-9, 10), ("value_learning_rate", 1e-9, 10), ("clip_gradient", 1e-6, 1e6),
+                                ("max_new_tokens", 1, 131072), ("temperature", 0.01, 100), ("kl", 0, 1000), ("discount", 0, 1), ("decay", 0, 1),
+                                ("clip", 1e-4, 1e6), ("value_clip", 1e-4, 1e6), ("entropy", 0, 100), ("missing_end", -1e6, 1e6), ("seed", 0, 2**31),
+                                ("checkpoint_seconds", 0, 86400)):  # fmt: skip
+            between(name, getattr(self, name), low, high)
+        for name in ("kl_target", "kl_cap"):
+            if getattr(self, name) is not None:
+                between(name, getattr(self, name), 1e-6, 1e6)
+        if self.answers % self.group:
+            raise OptionError(f"answers={self.answers}: not a multiple of group={self.group}. Each prompt gets a whole group of answers.")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """How scores become advantages.
+
+    advantages: from the experience and the settings to (N, A) advantages and returns, or returns None where there is no value
+    weights: how tokens are summed: "tokens" (mean over all), "answers" (sum over each, mean over answers), "within" (mean over each, then answers)
+    has_value: whether a value is learned; kl_in: the "reward" or the "loss"; clipped: whether ratios are clipped; name: as on the command line
+    """
+
+    name: str
+    advantages: Callable[[Experience, Settings], tuple[torch.Tensor, torch.Tensor | None]]
+    weights: str = "tokens"
+    has_value: bool = False
+    kl_in: str = "reward"
+    clipped: bool = True
+
+
+@dataclass
+class Experience:
+    """What is known of one step's answers before anything is learned from them. Tensors are (N, A); scores (N,), scaled.
+
+    policy, reference: log-probabilities as drawn; rewards: of each token, the KL in them where the goal has it there
+    """
+
+    rollouts: Rollouts
+    mask: torch.Tensor
+    policy: torch.Tensor
+    reference: torch.Tensor
+    entropy: torch.Tensor
+    values: torch.Tensor
+    scores: torch.Tensor
+    told: Scores
+    rewards: torch.Tensor
+    advantages: torch.Tensor
+    returns: torch.Tensor | None = None
+
+
+@dataclass
+class Progress:
+    """Where a run stands: everything a checkpoint keeps beside tensors. stopped: the reason a guard gave."""
+
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    coefficient: float = 0.0
+    scale: dict[str, Any] = field(default_factory=dict)
+    guard: dict[str, Any] = field(default_factory=dict)
+    bad: int = 0
+    stopped: str | None = None
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class Learned:
+    """policy: the branch, a usual one; history: an entry for each step, the last one of what came out; stopped: why, where a guard did."""
+
+    policy: Branch
+    history: list[dict[str, Any]]
+    stopped: str | None = None
+
+
+def learn(
+    start: Branch, rows: Sequence[Row], reward: Reward, goal: Goal, settings: Settings, *, gold: Reward | None = None,
+    checkpoints: Checkpoints | None = None, on_step: Callable[[dict[str, Any]], None] | None = None,
+) -> Learned:  # fmt: skip
+    """A policy that goes on from `start`, and writes what `reward` is for.
+
+    rows: the prompts; reward: a judge or several with weights (rewards.py); gold: another reward that is only watched, for R5's guard
+    on_step: called with each entry of the history. Raises: OptionError, DataError, TrainingError.
+    """
+    loop = Loop(start, rows, reward, goal, settings, gold, checkpoints)
+    loop.resume()
+    try:
+        while not loop.progress.done:
+            loop.step()
+            if on_step:
+                on_step(loop.progress.history[-1])
+    except KeyboardInterrupt:
+        loop.save()
+        raise
+    loop.policy.network.eval()
+    return Learned(loop.policy, loop.progress.history, loop.progress.stopped)
+
+
+def align(goal: Goal, start: Branch, parts: Split, config: Settings, settings: training.Settings, out: Path | None) -> Branch:
+    """The policy's branch, from prompts (the training rows), with judges from folders; with `out` saved there, and its history beside it.
+
+    Raises: OptionError without a judge; as `learn` and `branch.load`.
+    """
+    if not config.reward:
+        raise OptionError(
+            f"goal={goal.name!r}: what is rewarded? Give a branch that judges, as in {goal.name}:reward=runs/kind (docs/ppo.md)."
+        )
+    config = replace(config, seed=settings.seed)
+    judges = judges_of(config.reward, config.label, start)
+    out = savable(out) if out else None
+    folder = out.with_name(f"{out.name}.checkpoints") if out else None
+    about = {"goal": goal.name, "config": asdict(config), "rows": parts.train.fingerprint, "start": identity(start)}
+    with ExitStack() as stack:
+        kept = stack.enter_context(Checkpoints(folder, about, force=settings.force)) if folder else None
+        bar = stack.enter_context(Bar(f"align ({goal.name})", unit="steps"))
+
+        def show(entry: dict[str, Any]) -> None:
+            bar.to(entry["step"], config.steps, f"reward {entry['reward']:.3g}, KL {entry['kl']:.3g}")
+
+        found = learn(start, list(parts.train), judges, goal, config, checkpoints=kept, on_step=show)
+    policy = replace(found.policy, report=_report(goal, found, parts, config))
+    if out and folder:
+        policy.save(out)
+        write(found.history, found.stopped, out.with_name(f"{out.name}.history"))
+        storage.remove_folder(folder)
+    return policy
+
+
+def judges_of(told: str, label: str | None, start: Branch) -> dict[str, Part]:
+    """The judges that an option names, by folder; each on the start's own backbone where it is the same one, so that it is there once.
+
+    Raises: OptionError for a weight that is no number; as `branch.load`.
+    """
+    found = {}
+    for one in told.split("+"):
+        folder, star, weight = one.rpartition("*")
+        folder, weight = (folder, weight) if star else (one, "1")
+        branch = load(folder, device=start.backbone.device)
+        if branch.backbone.id == start.backbone.id:
+            branch = replace(branch, backbone=start.backbone)
+        labelled = label if branch.task == "classify" and label in branch.spec.labels else None
+        found[folder] = Part(branch, convert(weight, float, f"reward {one!r}: weight"), labelled)
+    return found
+
+
+def _report(goal: Goal, found: Learned, parts: Split, config: Settings) -> Report:
+    """What the branch says of itself; the figures of each step are in the history."""
+    first, last = found.history[0], found.history[-1]
+    notes = [f"{goal.name}: reward {first['reward']:.3g} -> {last['reward']:.3g}, KL {last['kl']:.3g} nats an answer, "
+             f"entropy {first['entropy']:.3g} -> {last['entropy']:.3g}, {last['length']:.3g} tokens an answer, after {last['step']} updates"]  # fmt: skip
+    samples = [{"text": one["prompt"], "label": "", "before": "", "predicted": one["answer"]} for one in last["samples"]]
+    data = {"source": parts.train.source, "rows": {"train": len(parts.train)}, "notes": notes + ([found.stopped] if found.stopped else [])}
+    return Report(found.policy.task, data=data, samples=samples, settings=asdict(config), seeds=[config.seed])
+
+
+class Loop:
+    """The state of one run, with one method for each thing that happens in it."""
+
+    def __init__(
+        self, start: Branch, rows: Sequence[Row], reward: Reward, goal: Goal, settings: Settings, gold: Reward | None,
+        checkpoints: Checkpoints | None,
+    ) -> None:  # fmt: skip
+        check_policy(start)
+        if not rows:
+            raise DataError("no prompts: give at least one row with a text.")
+        self.start, self.rows, self.goal, self.settings, self.checkpoints = start, list(rows), goal, settings, checkpoints
+        self.on_states = settings.value_from == "states" and start.backbone.family.kind == "decoder"
+        self.policy = policy_from(start)
+        same_trunk({"policy": self.policy, "reference": start})
+        self.device = start.backbone.device
+        self.drawing = Drawing(settings.max_new_tokens, settings.temperature)
+        self.reward = parts_of(reward, start)
+        self.gold = parts_of(gold, start) if gold is not None else None
+        self.learned: dict[str, torch.nn.Parameter] = dict(self.policy.network.learned())
+        if not self.learned:
+            raise OptionError(
+                f"the start has method {start.method!r}, which trains nothing in a policy. Use 'lora' or 'full', at a depth of 1 or more."
+            )
+        groups = [{"params": list(self.learned.values()), "lr": settings.learning_rate}]
+        self.value = self._value() if goal.has_value else None
+        if self.value is not None:
+            of_value = {f"value.{name}": p for name, p in self.value.named_parameters()}
+            groups.append({"params": list(of_value.values()), "lr": settings.value_learning_rate})
+            self.learned |= of_value
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+        self.coefficient = Coefficient(settings.kl, settings.kl_target)
+        self.scale, self.guard = Scale(), Guard(settings.kl_target, settings.kl_cap, settings.hacking)
+        self.progress = Progress(coefficient=settings.kl)
+        self.good = self._snapshot()
+        self.saved_at = time.monotonic()
+
+    def _value(self) -> Value:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.seed)
+            return Value(self.start.backbone.width).to(self.device)
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, where there is one."""
+        found = self.checkpoints.latest() if self.checkpoints else None
+        if not found:
+            return
+        groups, state = found
+        self._put(groups["weights"])
+        self.good = groups["good"]
+        restore_optimizer(self.optimizer, self.learned, groups["optimizer"])
+        self.progress = Progress(**state["progress"])
+        self.coefficient.value = self.progress.coefficient
+        self.scale, self.guard = Scale(**self.progress.scale), Guard(**self.progress.guard)
+
+    def save(self) -> None:
+        """Write a checkpoint. Only between steps: what a step has begun is done again after a kill."""
+        if not self.checkpoints:
+            return
+        groups = {"weights": self._snapshot(), "good": self.good, "optimizer": optimizer_tensors(self.optimizer, self.learned)}
+        self.checkpoints.save(self.progress.step, groups, {"progress": asdict(self.progress)})
+        self.saved_at = time.monotonic()
+
+    def step(self) -> None:
+        """One batch of answers: measured always, and learned from unless it is the last one or a guard stops the run."""
+        progress, seconds = self.progress, dict[str, float]()
+        last = progress.step == self.settings.steps
+        with _timed(seconds, "generate"):
+            rollouts = self.draw()
+        with _timed(seconds, "score"):
+            found = self.score(rollouts)
+        entry = self.entry(found)
+        with held():
+            self.watch(entry)
+            if not progress.done and not last:
+                with _timed(seconds, "update"):
+                    entry |= self.update(found)
+                self._stop_if(self.guard.skipped_out)
+                self.coefficient.update(entry["kl"])
+            progress.history.append(entry | {"seconds": seconds})
+            progress.step += 1
+            progress.done |= last
+            progress.coefficient, progress.scale, progress.guard = self.coefficient.value, asdict(self.scale), self.guard.to_json()
+        if progress.done or time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds:
+            self.save()
+
+    def draw(self) -> Rollouts:
+        """A group of answers to each of some prompts, which are shuffled anew in each round through all of them."""
+        settings, wanted, rows = self.settings, self.settings.answers // self.settings.group, []
+        for at in range(self.progress.step * wanted, (self.progress.step + 1) * wanted):
+            turn, place = divmod(at, len(self.rows))
+            rows.append(self.rows[int(np.random.default_rng((settings.seed, turn)).permutation(len(self.rows))[place])])
+        every = [row for row in rows for _ in range(settings.group)]
+        return roll_out(self.policy, every, self.drawing, seed=settings.seed * 1_000_003 + self.progress.step)
+
+    @torch.no_grad()
+    def score(self, rollouts: Rollouts) -> Experience:
+        """Log-probabilities of policy and reference, values and rewards, all from the states that were caught."""
+        mask = rollouts.mask
+        told = judge(self.reward, rollouts, self.policy, missing_end=self.settings.missing_end)
+        policy, entropy, reference, values = (torch.zeros(mask.shape) for _ in range(4))
+        self.policy.network.eval()
+        self.start.network.eval()
+        for indices in by_length([len(item.tokens[0]) for item in rollouts.items]):
+            batch, counts = self._batch(rollouts, indices), mask[indices]
+            ours = token_scores(self.policy.network, batch, temperature=self.settings.temperature)
+            theirs = token_scores(self.start.network, batch, temperature=self.settings.temperature)
+            found = [(policy, ours.log_probability), (entropy, ours.entropy), (reference, theirs.log_probability)]
+            if self.value is not None:
+                found.append((values, self.value(self._states(batch, ours.hidden))))
+            for grid, flat in found:
+                rows = grid[indices]
+                rows[counts] = flat.float().cpu()
+                grid[indices] = rows
+        scores = torch.from_numpy(told.total).float()
+        if self.settings.scale_rewards:
+            self.scale.see(scores)
+            scores = self.scale.apply(scores)
+        return self.experience(rollouts, told, scores, (policy, reference, entropy, values))
+
+    def experience(self, rollouts: Rollouts, told: Scores, scores: torch.Tensor, grids: tuple[torch.Tensor, ...]) -> Experience:
+        """The advantages of what was scored. `grids`: policy, reference, entropy, values, (N, A) each."""
+        policy, reference, entropy, values = grids
+        mask, coefficient = rollouts.mask, self.coefficient.value if self.goal.kl_in == "reward" else 0.0
+        rewards = token_rewards(scores, kl_k1(policy, reference), mask, coefficient)
+        found = Experience(rollouts, mask, policy, reference, entropy, values, scores, told, rewards, torch.zeros_like(rewards))
+        found.advantages, found.returns = self.goal.advantages(found, self.settings)
+        return found
+
+    def update(self, found: Experience) -> dict[str, Any]:
+        """Some epochs over the answers, an optimizer step for each minibatch; and what is said of them."""
+        told: list[dict[str, float]] = []
+        advantages = whiten(found.advantages, found.mask) if self.settings.whiten_advantages else found.advantages
+        for epoch in range(self.settings.epochs):
+            order = np.random.default_rng((self.settings.seed, self.progress.step, epoch, 1)).permutation(len(found.rollouts))
+            for at in range(0, len(order), self.settings.minibatch):
+                if self.guard.skipped_out is None:
+                    told.append(self.minibatch(found, advantages, order[at : at + self.settings.minibatch]))
+        return _summary(told)
+
+    def minibatch(self, found: Experience, advantages: torch.Tensor, indices: np.ndarray) -> dict[str, float]:
+        """One optimizer step, skipped where a ratio is out of all proportion or a gradient is no finite number."""
+        mask = found.mask[indices]
+        batch = self._batch(found.rollouts, indices)
+        self.optimizer.zero_grad(set_to_none=True)
+        scores = token_scores(self.policy.network, batch, temperature=self.settings.temperature, with_entropy=self.settings.entropy > 0)
+        old, reference, gained = (grid[indices][mask].to(self.device) for grid in (found.policy, found.reference, advantages))
+        weights = _weights(self.goal.weights, mask).to(self.device)
+        loss, told = self._policy_loss(scores.log_probability, old, reference, gained, weights)
+        loss = loss - self.settings.entropy * (weights * scores.entropy).sum()
+        if self.value is not None and found.returns is not None:
+            values = self.value(self._states(batch, scores.hidden))
+            was, returns = (grid[indices][mask].to(self.device) for grid in (found.values, found.returns))
+            of_value, told["value_clipped"] = value_loss(
+                values, was, returns, torch.ones_like(returns, dtype=torch.bool), self.settings.value_clip
+            )
+            loss, told["value_loss"] = loss + of_value, float(of_value.detach())
+        if self.guard.allows(told["ratio_low"], told["ratio_high"]):
+            self._take(loss)
+        else:
+            told["skipped"] = 1.0
+        return told
+
+    def _policy_loss(
+        self, new: torch.Tensor, old: torch.Tensor, reference: torch.Tensor, advantages: torch.Tensor, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, float]]:  # fmt: skip
+        clip = self.settings.clip if self.goal.clipped else float("inf")
+        found = policy_loss(new, old, advantages, torch.ones_like(new, dtype=torch.bool), clip, weights)
+        told = {"clip_fraction": found.clipped, "ratio": found.ratio, "ratio_low": found.low, "ratio_high": found.high, "skipped": 0.0}
+        loss = found.loss
+        if self.goal.kl_in == "loss":
+            loss = loss + self.coefficient.value * (weights * kl_k3(new, reference)).sum()
+        return loss, told | {"policy_loss": float(found.loss.detach()), "alarm": float(found.low < ALARM[0] or found.high > ALARM[1])}
+
+    def _take(self, loss: torch.Tensor) -> None:
+        loss.backward()
+        of_policy = [p for name, p in self.learned.items() if not name.startswith("value.")]
+        of_value = [p for name, p in self.learned.items() if name.startswith("value.")]
+        norms = [torch.nn.utils.clip_grad_norm_(group, self.settings.clip_gradient) for group in (of_policy, of_value) if group]
+        if all(bool(torch.isfinite(norm)) for norm in norms):
+            self.optimizer.step()
+            self.progress.bad = 0
+            return
+        self.progress.bad += 1
+        if self.progress.bad >= _BAD:
+            raise TrainingError(
+                f"step {self.progress.step}: the gradient is not a finite number, {_BAD} times in a row. Use a smaller learning rate."
+            )
+
+    def entry(self, found: Experience) -> dict[str, Any]:
+        """The figures of one batch of answers, before it is learned from."""
+        mask, lengths = found.mask, found.mask.sum(1).float()
+        kl = torch.where(mask, kl_k1(found.policy, found.reference), 0.0).sum(1)
+        entry: dict[str, Any] = {
+            "step": self.progress.step,
+            "reward": float(found.told.total.mean()),
+            "reward_deviation": float(found.told.total.std()),
+            "parts": {name: float(values.mean()) for name, values in found.told.parts.items()},
+            "kl": float(kl.mean()),
+            "coefficient": self.coefficient.value,
+            "entropy": float(masked_mean(found.entropy, mask)),
+            "length": float(lengths.mean()),
+            "ended": float(found.rollouts.ended.mean()),
+            "distinct": distinct(found.rollouts.ids),
+            "samples": _samples(found),
+        }
+        if found.returns is not None:
+            entry["explained_variance"] = explained_variance(found.values, found.returns, mask)
+        if self.gold is not None:
+            entry["gold"] = float(judge(self.gold, found.rollouts, self.policy).total.mean())
+        return entry
+
+    def watch(self, entry: dict[str, Any]) -> None:
+        """Ask the guard; keep the weights where all is well, go back to those that were good where it stops the run."""
+        self._stop_if(self.guard.judge(entry))
+        if not self.progress.done and self.guard.good(entry["kl"]):
+            self.good = self._snapshot()
+
+    def _stop_if(self, reason: str | None) -> None:
+        if reason:
+            self.progress.stopped, self.progress.done = reason, True
+            self._put(self.good)
+
+    def _batch(self, rollouts: Rollouts, indices: np.ndarray) -> Batch:
+        items = [rollouts.items[at] for at in indices]
+        return collate(items, rollouts.source, self.policy.spec, self.policy.backbone.tokenizer.pad_id).to(self.device)
+
+    def _states(self, batch: Batch, last: torch.Tensor) -> torch.Tensor:
+        """What a value is read from. It never moves the policy's layers."""
+        return cut_states(batch) if self.on_states else last.detach()
+
+    def _snapshot(self) -> Tensors:
+        return {name: p.detach().cpu().clone().contiguous() for name, p in self.learned.items()}
+
+    def _put(self, tensors: Tensors) -> None:
+        of_value = {name.removeprefix("value."): tensor for name, tensor in tensors.items() if name.startswith("value.")}
+        restore(self.policy.network, {name: tensor for name, tensor in tensors.items() if not name.startswith("value.")}, "checkpoint")
+        if self.value is not None:
+            self.value.load_state_dict(of_value, strict=True)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - started
+
+
+def _weights(kind: str, mask: torch.Tensor) -> torch.Tensor:
+    """(M,): of each token in the sum that is the loss."""
+    lengths = mask.sum(1, keepdim=True)
+    if kind == "tokens":
+        found = torch.full(mask.shape, 1 / max(int(lengths.sum()), 1))
+    else:
+        found = torch.full(mask.shape, 1 / len(mask))
+        found = found / lengths.clamp(min=1) if kind == "within" else found
+    return found[mask]
+
+
+def _summary(told: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Means over minibatches, but the extremes of ratios, and counts of what was skipped or alarming."""
+    found: dict[str, Any] = {name: float(np.mean([one[name] for one in told])) for name in told[0]}
+    found["ratio_low"], found["ratio_high"] = min(one["ratio_low"] for one in told), max(one["ratio_high"] for one in told)
+    found["skipped"], found["alarm"] = int(sum(one["skipped"] for one in told)), int(sum(one["alarm"] for one in told))
+    return found
+
+
+def _samples(found: Experience) -> list[dict[str, Any]]:
+    rollouts = found.rollouts
+    return [
+        {"prompt": rollouts.rows[at]["text"][-300:], "answer": rollouts.texts[at][:500], "reward": float(found.told.total[at])}
+        for at in range(min(_SAMPLES, len(rollouts)))
+    ]

@@ -1,0 +1,46 @@
+"""Goal: REINFORCE with the other answers to the same prompt as its baseline (RLOO). No value is learned.
+
+Source: Ahmadian et al. 2024 ("Back to basics"), section 3.3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trunkline.alignment import online
+from trunkline.alignment.estimators import leave_one_out
+from trunkline.alignment.online import Experience, Goal, Settings
+from trunkline.branch import Branch
+from trunkline.data.split import Split
+from trunkline.train import settings as training
+
+READS = "generate"
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """As all, with four answers to each prompt, which are learned from once."""
+
+    group: int = 4
+    epochs: int = 1
+    whiten_advantages: bool = False
+
+
+def advantages(found: Experience, settings: Settings) -> tuple[torch.Tensor, None]:
+    """(N, A): what an answer earns, its KL taken off, less the mean of the other answers of its group; the same at each token.
+
+    Source: Ahmadian et al. 2024, equation 8.
+    """
+    of_answers = leave_one_out(found.rewards.sum(1), settings.group)
+    return torch.where(found.mask, of_answers[:, None], 0.0), None
+
+
+GOAL = Goal("rloo", advantages, weights="answers")
+
+
+def align(start: Branch, parts: Split, config: Config, settings: training.Settings, out: Path | None = None) -> Branch:
+    """The policy's branch with its history (online.align)."""
+    return online.align(GOAL, start, parts, config, settings, out)

@@ -1,0 +1,154 @@
+"""PPO whole: a toy that must be learned and that no mutant learns; a step against a plain implementation; guards; stop and go on."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.alignment.worlds import PROMPTS, TOY, count, start
+from trunkline.alignment import grpo, online, ppo, rloo
+from trunkline.alignment.online import Loop, learn
+
+
+def toy(branch, *, goal=ppo.GOAL, config=ppo.Config, reward=count, **told):
+    return learn(branch, PROMPTS, reward, goal, config(**{**TOY, **told}))
+
+
+def solved(found):
+    """The word comes at least ten times as often as at the start (where it is 1 of 116), and the policy is still near the reference."""
+    last = found.history[-1]
+    return last["reward"] > 0.25 and last["kl"] < 7.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_toy_is_learned_with_every_seed(seed, tiny_folder):
+    found = toy(start(tiny_folder("gpt2")), seed=seed)
+    assert solved(found), found.history[-1]
+    assert found.history[0]["kl"] == 0.0
+    assert found.history[0]["reward"] < 0.1
+
+
+@pytest.mark.parametrize("mutant", ["reward", "kl", "advantage"])
+def test_no_mutant_learns_the_toy(mutant, tiny_folder, monkeypatch):
+    """R4: each of three signs turned round, in the code that is run."""
+    token_rewards, policy_loss = online.token_rewards, online.policy_loss
+    if mutant == "reward":
+        monkeypatch.setattr(online, "token_rewards", lambda scores, *rest: token_rewards(-scores, *rest))
+    if mutant == "kl":
+        monkeypatch.setattr(online, "token_rewards", lambda scores, ratios, *rest: token_rewards(scores, -ratios, *rest))
+    if mutant == "advantage":
+        monkeypatch.setattr(online, "policy_loss", lambda new, old, advantages, *rest: policy_loss(new, old, -advantages, *rest))
+    assert not solved(toy(start(tiny_folder("gpt2")), seed=0))
+
+
+@pytest.mark.parametrize(("goal", "config"), [(rloo.GOAL, rloo.Config), (grpo.GOAL, grpo.Config)], ids=["rloo", "grpo"])
+def test_groups_learn_the_toy_too(goal, config, tiny_folder):
+    assert toy(start(tiny_folder("gpt2")), goal=goal, config=config, kl=0.01, learning_rate=1e-2).history[-1]["reward"] > 0.25
+
+
+class Plain:
+    """PPO written out: four whole models from token ids, nothing cached, one sequence at a time. It shares no code with ours but the drawing."""
+
+    def __init__(self, branch, settings, value):
+        self.settings = settings
+        self.policy = copy.deepcopy(branch.network.writer().model).double().requires_grad_(False)
+        self.reference = copy.deepcopy(self.policy)
+        self.value_trunk = copy.deepcopy(branch.backbone.model).double()
+        self.value = copy.deepcopy(value).double()
+        self.learned = [p for layer in self.policy.transformer.h[2:] for p in layer.parameters()] + list(
+            self.policy.transformer.ln_f.parameters()
+        )
+        for parameter in self.learned:
+            parameter.requires_grad_(True)
+        groups = [
+            {"params": self.learned, "lr": settings.learning_rate},
+            {"params": self.value.parameters(), "lr": settings.value_learning_rate},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+
+    def logs(self, model, ids, prompt):
+        every = torch.log_softmax(model(input_ids=ids[None]).logits[0, prompt - 1 : -1], -1)
+        return every[torch.arange(len(ids) - prompt), ids[prompt:]]
+
+    def values(self, ids, prompt):
+        with torch.no_grad():
+            hidden = self.value_trunk(input_ids=ids[None], output_hidden_states=True).hidden_states[2][0, prompt - 1 : -1]
+        hidden = (hidden - hidden.mean(-1, keepdim=True)) / (hidden.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+        return (torch.tanh(hidden @ self.value.inner.weight.T + self.value.inner.bias) @ self.value.outer.weight.T + self.value.outer.bias)[
+            :, 0
+        ]
+
+    def step(self, sequences, scores, minibatches):
+        told, s = [], self.settings
+        with torch.no_grad():
+            for (ids, prompt), score in zip(sequences, scores):
+                old, reference, values = (
+                    self.logs(self.policy, ids, prompt),
+                    self.logs(self.reference, ids, prompt),
+                    self.values(ids, prompt),
+                )
+                rewards = [-s.kl * float(a - b) for a, b in zip(old, reference)]
+                rewards[-1] += score
+                advantages, running = [0.0] * len(rewards), 0.0
+                for t in reversed(range(len(rewards))):
+                    after = float(values[t + 1]) if t + 1 < len(rewards) else 0.0
+                    running = rewards[t] + s.discount * after - float(values[t]) + s.discount * s.decay * running
+                    advantages[t] = running
+                told.append((old, values, advantages))
+        every = np.concatenate([one[2] for one in told])
+        for indices in minibatches:
+            losses, of_value = [], []
+            for at in indices:
+                (ids, prompt), (old, values, advantages) = sequences[at], told[at]
+                white = (torch.tensor(advantages) - every.mean()) / every.std()
+                ratio = (self.logs(self.policy, ids, prompt) - old).exp()
+                losses.append(torch.maximum(-ratio * white, -ratio.clamp(1 - s.clip, 1 + s.clip) * white))
+                new, returns = self.values(ids, prompt), torch.tensor(advantages) + values
+                held = values + (new - values).clamp(-s.value_clip, s.value_clip)
+                of_value.append(torch.maximum((new - returns) ** 2, (held - returns) ** 2))
+            self.optimizer.zero_grad()
+            (torch.cat(losses).mean() + 0.5 * torch.cat(of_value).mean()).backward()
+            torch.nn.utils.clip_grad_norm_(self.learned, s.clip_gradient)
+            torch.nn.utils.clip_grad_norm_(self.value.parameters(), s.clip_gradient)
+            self.optimizer.step()
+
+
+def test_a_whole_step_is_that_of_four_plain_models_without_any_cache(tiny_folder):
+    """Two steps, so that in the second policy and reference differ, and the value is not 0."""
+    branch = start(tiny_folder("gpt2"))
+    branch.backbone.model.double()
+    branch.network.double()
+    settings = ppo.Config(
+        **{**TOY, "answers": 16, "minibatch": 8, "epochs": 2, "scale_rewards": False, "max_new_tokens": 6, "learning_rate": 1e-3}
+    )
+    branch.network.head.model.shell.double()
+    loop = Loop(branch, PROMPTS, lambda rows, texts: [float(len(text) % 5) for text in texts], ppo.GOAL, settings, None, None)
+    loop.policy.network.double()
+    loop.value.double()
+    loop.policy.network.head.model.shell.double()
+    as_double = loop._batch  # the states that are kept are float32, whatever the model is
+    loop._batch = lambda rollouts, indices: replace(batch := as_double(rollouts, indices), hidden=batch.hidden.double())
+    plain = Plain(branch, settings, loop.value)
+    for _ in range(2):
+        number, step = loop.progress.step, {}
+        loop.score = lambda rollouts, scored=loop.score, step=step: step.setdefault("found", type(loop).score(loop, rollouts))
+        loop.step()
+        found = step["found"]
+        sequences = [(torch.from_numpy(item.tokens[0].ids).long(), len(item.about)) for item in found.rollouts.items]
+        parts = []
+        for epoch in range(2):
+            order = np.random.default_rng((settings.seed, number, epoch, 1)).permutation(16)
+            parts += [order[:8], order[8:]]
+        plain.step(sequences, found.told.total.tolist(), parts)
+    ours = [p for name, p in loop.learned.items() if not name.startswith("value.")]
+    moved = max(float((a - b).detach().abs().max()) for a, b in zip(ours, branch.network.learned().values()))
+    assert moved > 1e-3
+    layers = dict(loop.policy.network.writer().model.transformer.named_parameters())
+    theirs = dict(plain.policy.transformer.named_parameters())
+    apart = {name: float((layers[name] - theirs[name]).detach().abs().max()) for name in layers if name.startswith(("h.2", "h.3", "ln_f"))}
+    assert len(apart) > 20
+    assert max(apart.values()) < 1e-6, apart
+    for mine, other in zip(loop.value.parameters(), plain.value.parameters()):
+        assert float((mine - other).detach().abs().max()) < 1e-6
