@@ -18,7 +18,7 @@ def inside(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 VECTORS, LABELS = inside(600)
 KNOWN = Scope.fit(VECTORS, LABELS, 3, inside(400)[0])
-OUTSIDE = ([*GENERATOR.normal(size=(300, 6)), 0, 0, 0, 6, 6, 0]).astype(np.float32)
+OUTSIDE = (GENERATOR.normal(size=(300, 6)) + np.array([0, 0, 0, 6, 6, 0])).astype(np.float32)
 
 
 @pytest.mark.parametrize("how", ["distance", "neighbours", "energy", "both"])
