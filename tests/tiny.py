@@ -68,10 +68,17 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=64, **names)
 
 
-def save(model_type: str, folder: Path) -> Path:
+def save(model_type: str, folder: Path, words: PreTrainedTokenizerFast | None = None) -> Path:
     """A tiny model with random weights, large enough that every layer changes the states visibly."""
-    words = tokenizer()
-    config = AutoConfig.for_model(model_type, vocab_size=len(words), pad_token_id=0, bos_token_id=2, eos_token_id=3, **SIZES[model_type])
+    words = words or tokenizer()
+    config = AutoConfig.for_model(
+        model_type,
+        vocab_size=len(words),
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3 if words.eos_token_id is None else words.eos_token_id,
+        **SIZES[model_type],
+    )
     torch.manual_seed(0)
     model = AutoModel.from_config(config).eval()
     for parameter in model.parameters():

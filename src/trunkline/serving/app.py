@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from trunkline import __version__
+from trunkline.serving import openai
 from trunkline.serving.api import admin, feedback, health, page, predict
 from trunkline.serving.edge.guard import Guard, request_id
 from trunkline.serving.edge.keys import Keys
@@ -30,6 +31,7 @@ def routers(service: Service) -> list[APIRouter]:
         admin.router(service),
         health.router(service),
         page.router(),
+        *([openai.router(service)] if service.writers else []),
     ]
 
 

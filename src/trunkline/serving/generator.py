@@ -20,7 +20,7 @@ from transformers import Cache
 from trunkline.branch import Branch
 from trunkline.errors import OptionError
 from trunkline.serving.generator_cache import Prompts, content, fresh, joined, without
-from trunkline.serving.generator_rows import Ask, Piece, Row
+from trunkline.serving.generator_rows import Ask, Row
 from trunkline.serving.refused import Refused
 
 log = logging.getLogger("trunkline.serving")
@@ -175,7 +175,7 @@ class Generator:
             if end < len(ids):
                 return
             self._prompts[name].keep(reading.row.ask.tenant, ids, content(reading.cache))
-            token = reading.row.choose(logits[0])
+            token = _chosen(reading.row, logits[0])
             if reading.row.reason is None:
                 self._join(batch, reading, token)
         self._reading = None
@@ -203,7 +203,7 @@ class Generator:
         batch.lengths = [length + 1 for length in batch.lengths]
         room = self.room(name)
         for at, row in enumerate(batch.rows):
-            batch.last[at] = row.choose(logits[at])
+            batch.last[at] = _chosen(row, logits[at])
             if batch.lengths[at] + 1 >= room:
                 row.end("length")
         self._leave(batch)
@@ -220,7 +220,8 @@ class Generator:
         stay = [at for at, row in enumerate(batch.rows) if row.reason is None]
         if len(stay) == len(batch.rows):
             return
-        batch.rows, batch.lengths, batch.last = ([values[at] for at in stay] for values in (batch.rows, batch.lengths, batch.last))
+        batch.rows, batch.last = [batch.rows[at] for at in stay], [batch.last[at] for at in stay]
+        batch.lengths = [batch.lengths[at] for at in stay]
         batch.cache = fresh(without(content(batch.cache), stay, batch.lengths)) if stay and batch.cache is not None else None
 
     def _fail(self) -> None:
@@ -235,9 +236,17 @@ class Generator:
         for batch in self._batches.values():
             batch.rows, batch.lengths, batch.last, batch.cache = [], [], [], None
         for row in going:
-            if row.reason is None:
-                row.reason = "failed"
-                row.ask.on_piece(Piece("", (), "failed"))
+            row.fail()
+
+
+def _chosen(row: Row, logits: torch.Tensor) -> int:
+    """The next token of a row. What goes wrong with one row ends that one."""
+    try:
+        return row.choose(logits)
+    except Exception as error:
+        log.error("a text failed: %s", type(error).__name__)
+        row.fail()
+        return 0
 
 
 def _writer(name: str, branch: Branch) -> Any:

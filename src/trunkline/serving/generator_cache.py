@@ -24,6 +24,9 @@ _SHORTEST = 16
 class Block(DynamicLayer):
     """One layer's keys and values with room behind them: a new token is written in place, where the library copies all that is there."""
 
+    keys: torch.Tensor
+    values: torch.Tensor
+
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
         self._put(key_states[..., :0, :], value_states[..., :0, :])
@@ -64,7 +67,7 @@ def fresh(kept: Kept | None = None) -> Cache:
 
 def content(cache: Cache) -> Kept:
     """What a cache holds, without the room behind it; the same memory."""
-    return [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr]
+    return [(layer.keys, layer.values) for layer in cache.layers if isinstance(layer, Block)]
 
 
 def joined(rows: Kept | None, before: int, row: Kept, lengths: Sequence[int]) -> Kept:

@@ -31,12 +31,14 @@ class Chosen:
 class Piece:
     """Text that is certain, and the tokens that it came with (where log-probabilities are asked for). reason: set with the last piece.
 
-    "stop": an end, or one of the stops; "length": as long as was allowed; "time": as much time as was allowed; "cancelled".
+    "stop": an end, or one of the stops; "length": as long as was allowed; "time": as much time as was allowed; "cancelled"; "failed".
+    count: with the last piece, how many tokens were written.
     """
 
     text: str
     tokens: tuple[Chosen, ...] = ()
     reason: str | None = None
+    count: int = 0
 
 
 @dataclass
@@ -89,6 +91,12 @@ class Row:
         self._go_on(chosen)
         return chosen
 
+    def fail(self) -> None:
+        """End the row without another word."""
+        if self.reason is None:
+            self.reason = "failed"
+            self.ask.on_piece(Piece("", (), "failed", len(self.ids)))
+
     def end(self, reason: str) -> None:
         """End the row here, and hand on what is left."""
         if self.reason is None:
@@ -130,7 +138,7 @@ class Row:
         said, self._pieces[:] = "".join(self._pieces), []
         if said or ended:
             held, self._held = tuple(self._held), []
-            self.ask.on_piece(Piece(said, held, self.reason))
+            self.ask.on_piece(Piece(said, held, self.reason, len(self.ids) if ended else 0))
 
 
 def _with_logprobs(raw: torch.Tensor, chosen: int, count: int) -> Chosen:
