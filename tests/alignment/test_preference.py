@@ -189,7 +189,7 @@ def test_the_reference_reads_each_answer_once(tiny_folder, tmp_path, monkeypatch
     one, other, was = (token_log_probabilities(branch, items) for branch in (policy, loaded, start))
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(one, other))
     assert not np.allclose(one[0], was[0])
-    assert [result["name"] for result in policy.report.results] == ["length", "before", "tuned"]
+    assert [result["name"] for result in policy.report.results] == ["length", "before", "after", "tuned"]
     assert policy.report.html()
 
 

@@ -48,7 +48,7 @@ def align(
     else:
         backbone = load_backbone(model or MODELS["decoder"], device=device, trunk_precision=settings.trunk_precision)
         task = next((one for one in WRITES if backbone.family.kind in names.task(one).TaskSpec.backbones), WRITES[0])
-        begun = fresh(backbone, written(parts.train, task), method, depth, settings.states)
+        begun = fresh(backbone, written(parts.train, task), method, depth, settings.states, settings.task_options)
     branch: Branch = module.align(begun, parts, config, settings, Path(out) if out else None)
     return branch
 

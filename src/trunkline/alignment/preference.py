@@ -243,45 +243,32 @@ class Job:
         return policy, progress
 
     def measured(self, done: Run, policy: Branch) -> Branch:
-        """The policy with its report: which answers it prefers, beside the start and the lengths; how likely both are now; some answers."""
+        """The policy with its report: which answer it prefers, beside the start and the lengths; how likely both are now; some answers.
+
+        "tuned" is the goal's own margin; "before" and "after" are by which answer the start, and the policy, finds likelier.
+        """
         part = "test" if len(done.items["test"]) else "validation"
         items, rows = done.items[part], done.parts.parts()[part]
+        notes: list[str] = []
         with self.timed("measure"):
-            moved = replace(policy, spec=self.spec).answers(items, done.source)
-            truth, scores = truth_and_scores(self.spec, items, moved)
+            truth, scores = truth_and_scores(self.spec, items, replace(policy, spec=self.spec).answers(items, done.source))
             found = {"tuned": scores}
-            if self.goal.has_reference and all(item.about["liked"] for item in items) and all("text_b" in row for row in rows):
-                said = np.stack([item.about["reference"] for item in items])
-                found = {
-                    "length": lengths(done.parts.train, rows).test,
-                    "before": list(said[:, 0] - said[:, 1]),
-                    **found,
-                }
+            if self.goal.has_reference:
+                values = token_log_probabilities(policy, [one for item in items for one in _apart(item)], done.source)
+                was, now = np.stack([item.about["reference"] for item in items]), log_probabilities(values).reshape(-1, 2)
+                notes.append(_moved((now - was) / np.maximum(1, [len(one) for one in values]).reshape(-1, 2), items))
+                if all("text_b" in row for row in rows):
+                    likelier = {"before": list(was[:, 0] - was[:, 1]), "after": list(now[:, 0] - now[:, 1])}
+                    found = {"length": lengths(done.parts.train, rows).test, **likelier, **found}
             results = [{"name": name, "metrics": bootstrap(METRICS, truth, one), "seconds": None} for name, one in found.items()]
-            compared = [
-                {"before": name, "after": "tuned", **asdict(paired(METRICS[0], truth, found[name], scores))}
-                for name in found
-                if name == "before"
-            ]
+            compared = (
+                [{"before": "before", "after": "after", **asdict(paired(METRICS[0], truth, found["before"], found["after"]))}]
+                if "after" in found
+                else []
+            )
             shown = self.samples(rows, policy)
-        more = {"results": results, "comparisons": compared, "samples": shown}
-        report = report_of(done, policy, part, more)
-        report = replace(
-            report, task=self.spec.task, data={**report.data, "notes": [*report.data["notes"], *self.notes(done, policy, part)]}
-        )
-        return replace(policy, report=report)
-
-    def notes(self, done: Run, policy: Branch, part: str) -> list[str]:
-        """How far the policy has moved from the reference on the answers of the measured rows."""
-        if not self.goal.has_reference:
-            return []
-        values = token_log_probabilities(policy, [one for item in done.items[part] for one in _apart(item)], done.source)
-        was = np.stack([item.about["reference"] for item in done.items[part]]).reshape(-1)
-        each = (log_probabilities(values) - was) / np.array([max(1, len(one)) for one in values])
-        told = " and ".join(
-            f"{move:+.3f} for the {name} answers" for name, move in zip(("first", "second"), (each[0::2].mean(), each[1::2].mean()))
-        )
-        return [f"log-probability a token under the policy against the reference: {told}"]
+        report = report_of(done, policy, part, {"results": results, "comparisons": compared, "samples": shown})
+        return replace(policy, report=replace(report, task=self.spec.task, data={**report.data, "notes": [*report.data["notes"], *notes]}))
 
     def samples(self, rows: Sequence[Row], policy: Branch) -> list[dict[str, Any]]:
         asked = [{k: v for k, v in row.items() if k not in ("label", "text_b", "rejected")} for row in rows[: self.spec.samples]]
@@ -322,6 +309,14 @@ def written(rows: Rows, task: str) -> Rows:
         {k: v for k, v in row.items() if k not in ("text_b", "rejected")} | {"label": row.get("text_b") or row.get("label")} for row in rows
     ]
     return replace(rows, task=task, rows=tuple({k: v for k, v in row.items() if v is not None} for row in made))
+
+
+def _moved(each: np.ndarray, items: Sequence[Item]) -> str:
+    """How far the policy has moved from the reference: each (N, 2), nats a token; of items whose answers were liked or not, by which."""
+    liked = np.array([item.about["liked"] for item in items])
+    better, worse = (each[:, 0], each[:, 1]) if liked.all() else (each[liked, 0], each[~liked, 0])
+    told = " and ".join(f"{one.mean():+.3f} for the {name} answers" for name, one in (("better", better), ("worse", worse)) if len(one))
+    return f"log-probability a token under the policy less that under the reference: {told}"
 
 
 def _apart(item: Item) -> list[Item]:

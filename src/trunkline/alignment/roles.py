@@ -37,10 +37,12 @@ def begin(start: str | Path | Branch, *, device: str | torch.device = "cpu") -> 
     return found
 
 
-def fresh(backbone: Backbone, rows: Rows, method: str = "lora", depth: Depth | None = None, states: str = "auto") -> Branch:
+def fresh(
+    backbone: Backbone, rows: Rows, method: str = "lora", depth: Depth | None = None, states: str = "auto", task_options: str = ""
+) -> Branch:  # fmt: skip
     """A start that has learned nothing: a method grafted on the model, which answers as the plain model does.
 
-    rows: of task `generate` or `seq2seq`; they say whether prompts are chats. depth: by default a quarter of the layers.
+    rows: of task `generate` or `seq2seq`; they say whether prompts are chats. depth: by default a quarter of the layers; task_options: of the task that writes.
     Raises: OptionError for a method that changes the model before its first step.
     """
     backbone = backbone.seen_by(names.task(rows.task).TaskSpec.backbones)
@@ -51,7 +53,7 @@ def fresh(backbone: Backbone, rows: Rows, method: str = "lora", depth: Depth | N
     config = choices.build(names.method(name).Config, options, f"method {name!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Branch.new(backbone, spec_for(backbone, rows), name, config, depth, number_format(states, backbone))
+        return Branch.new(backbone, spec_for(backbone, rows, task_options), name, config, depth, number_format(states, backbone))
 
 
 def policy_from(start: Branch) -> Branch:

@@ -99,6 +99,7 @@ CHINESE = {
     "Pair loss": "成对损失",
     "Pair calibration error": "成对校准误差",
     "lengths of the answers alone": "仅用回答长度",
+    "policy, by likelihood": "策略（按似然）",
     "Reliability": "可靠性",
     "Residuals": "残差",
     "Rows": "行数",
@@ -228,6 +229,7 @@ RESULTS = {
     "popularity": "most popular items",
     "als": "matrix factorisation (ALS)",
     "length": "lengths of the answers alone",
+    "after": "policy, by likelihood",
 }
 
 
