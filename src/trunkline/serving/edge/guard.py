@@ -50,8 +50,8 @@ def scope_of(method: str, path: str) -> str | None:
         return None
     if path == "/v1/feedback" or path.startswith("/v1/feedback/"):
         return "feedback"
-    changes = method not in ("GET", "HEAD")
-    return "admin" if path == "/v1/branches" or (path.startswith("/v1/branches/") and changes) else "infer"
+    changes = method not in ("GET", "HEAD") and (path == "/v1/branches" or path.startswith("/v1/branches/"))
+    return "admin" if changes else "infer"
 
 
 class Guard:

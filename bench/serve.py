@@ -1,0 +1,307 @@
+"""How many requests a processor second `trunkline serve` answers, beside `transformers` pipelines behind FastAPI with the same weights.
+
+    python bench/serve.py                       # minilm, Banking77's test texts (TRUNKLINE_DATA), some minutes
+    python bench/serve.py --requests 200 --out bench/out
+
+Servers run in processes of their own with one thread each, on the cores that this command may use; the client is not counted. "per cpu second":
+requests by the processor time of the server and its workers (others on the machine change that less than the clock on the wall). p50 is by the
+clock. Every request is another text, and states are not kept (--cache-mb 0). The branches have drawn weights and Banking77's 77 labels: speed does
+not depend on what they learned. Their answers are compared first: same labels, and by how much probabilities differ.
+
+The peer is a FastAPI application with one `text-classification` pipeline for each branch: a whole model with the branch's own weights, mean pooling
+and the linear layer. One request runs them one after the other, one request at a time (faster than in threads that compete for one core).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import copy
+import csv
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import psutil
+import torch
+
+from trunkline import branch as branches
+from trunkline import names
+from trunkline.branch import Branch
+from trunkline.model.backbone import load_backbone
+from trunkline.train.machine import describe
+
+DATA = Path(os.environ.get("TRUNKLINE_DATA", "../shared/data"))
+EIGHT = [f"b{number}" for number in range(8)]
+HEADS = [f"h{number}" for number in range(10)]
+ONES = [f"o{number}" for number in range(10)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="minilm")
+    parser.add_argument("--requests", type=int, default=120, help="of each measurement; those of the slowest are a third")
+    parser.add_argument("--precision", default="float32", help="of our trunk: float32 or int8")
+    parser.add_argument("--runtime", default="auto")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--peer", nargs="+", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.peer:
+        peer(asked.peer)
+        return
+    with (DATA / "banking77/test.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    texts, labels = [row["text"] for row in rows], sorted({row["category"] for row in rows})
+    random.Random(0).shuffle(texts)
+    with tempfile.TemporaryDirectory() as folder:
+        made = save(Path(folder), asked.model, labels, asked.precision)
+        result = {
+            "model": asked.model,
+            "precision": asked.precision,
+            "machine": describe(torch.device("cpu")),
+            **measure(made, texts, asked),
+        }
+    show(result)
+    if asked.out:
+        asked.out.mkdir(parents=True, exist_ok=True)
+        (asked.out / f"serve-{asked.precision}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def save(folder: Path, model: str, labels: list[str], precision: str) -> dict[str, Path]:
+    """Branches of depth 1 and 2, 10 heads, and 10 of depth 1."""
+    backbone = load_backbone(model, trunk_precision=precision)
+    spec = names.task("classify").TaskSpec(labels=tuple(labels), max_tokens=128)
+    depths = {**{name: 1 + at % 2 for at, name in enumerate(EIGHT)}, **dict.fromkeys(HEADS, 0), **dict.fromkeys(ONES, 1)}
+    made = {}
+    for seed, (name, depth) in enumerate(depths.items()):
+        torch.manual_seed(seed)
+        branch = Branch.new(backbone, spec, "full", names.method("full").Config(), depth)
+        with torch.no_grad():
+            branch.network.head.linear.weight.normal_(std=0.3)
+            for parameter in branch.network.learned().values():
+                parameter.add_(0.01 * torch.randn_like(parameter))
+        made[name] = branch.save(folder / name)
+    return made
+
+
+def measure(made: dict[str, Path], texts: list[str], asked: argparse.Namespace) -> dict[str, Any]:
+    found: dict[str, Any] = {"ours": {}, "peer": {}}
+    command = [
+        "-m",
+        "trunkline.cli",
+        "serve",
+        *map(str, made.values()),
+        "--port",
+        "0",
+        "--threads",
+        "1",
+        "--workers",
+        "1",
+        "--cache-mb",
+        "0",
+    ]
+    ours = Running([*command, "--runtime", asked.runtime, "--max-wait", "600", "--deadline", "600"])
+    theirs = Running([__file__, "--peer", *(str(made[name]) for name in EIGHT)])
+    try:
+        found["runtimes"] = [one["runtime"] for one in ours.get("/v1/branches")["branches"] if one["name"] in ("b0", "h0")]
+        found["equal"] = equal(ours, theirs, texts[:20])
+        few = max(10, asked.requests // 3)
+        for _ in range(asked.rounds):  # in turns, so that what else runs here meets all alike
+            for name, wanted, count, at_once in (
+                ("1 branch, 1 at a time", ["b1"], asked.requests, 1),
+                ("1 branch, 32 at a time", ["b1"], 2 * asked.requests, 32),
+                ("8 branches, 1 at a time", EIGHT, few, 1),
+                ("8 branches, 32 at a time", EIGHT, 2 * few, 32),
+            ):
+                found["ours"].setdefault(name, []).append(ours.load(texts, wanted, count, at_once))
+                found["peer"].setdefault(name, []).append(theirs.load(texts, wanted, count, at_once))
+            for name, wanted in (("1 head", HEADS[:1]), ("10 heads", HEADS), ("1 of depth 1", ONES[:1]), ("10 of depth 1", ONES)):
+                found["ours"].setdefault(name, []).append(ours.load(texts, wanted, asked.requests, 1))
+    finally:
+        ours.stop()
+        theirs.stop()
+    return found
+
+
+class Running:
+    """A server in a process of its own."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        line = self._process.stdout.readline()  # type: ignore[union-attr]
+        self._port = int(line.split()[-1].rpartition(":")[2])
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+    def seconds(self) -> float:
+        """Processor time of the server and its workers so far."""
+        root = psutil.Process(self._process.pid)
+        return sum(one.cpu_times().user + one.cpu_times().system for one in [root, *root.children(recursive=True)])
+
+    def get(self, path: str) -> Any:
+        return asyncio.run(self._once(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()))
+
+    def post(self, body: dict[str, Any]) -> Any:
+        return asyncio.run(self._once(_post(body)))
+
+    def load(self, texts: list[str], wanted: list[str], count: int, at_once: int) -> dict[str, float]:
+        """So many requests, so many at a time, each another text; a few before that are not counted."""
+        start = random.randrange(len(texts) - count - 8) if len(texts) > count + 8 else 0
+        bodies = [_post({"inputs": [text], "branches": wanted}) for text in texts[start : start + count + 8]]
+        asyncio.run(self._many(bodies[:8], min(at_once, 8)))
+        cpu, began = self.seconds(), time.perf_counter()
+        times = asyncio.run(self._many(bodies[8:], at_once))
+        wall, cpu = time.perf_counter() - began, self.seconds() - cpu
+        return {
+            "per_cpu_second": len(times) / cpu,
+            "per_second": len(times) / wall,
+            "p50": statistics.median(times),
+            "requests": len(times),
+        }
+
+    async def _once(self, data: bytes) -> Any:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        found = await _exchange(reader, writer, data)
+        writer.close()
+        return json.loads(found)
+
+    async def _many(self, bodies: list[bytes], at_once: int) -> list[float]:
+        left, times = list(reversed(bodies)), []
+
+        async def one() -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            while left:
+                body, began = left.pop(), time.perf_counter()
+                await _exchange(reader, writer, body)
+                times.append(time.perf_counter() - began)
+            writer.close()
+
+        await asyncio.gather(*(one() for _ in range(at_once)))
+        return times
+
+
+def _post(body: dict[str, Any]) -> bytes:
+    data = json.dumps(body).encode()
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    return head.encode() + data
+
+
+async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> bytes:
+    writer.write(data)
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    found = await reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+    if b" 200 " not in head.partition(b"\r\n")[0]:
+        raise RuntimeError(found[:200])
+    return found
+
+
+def equal(ours: Running, theirs: Running, texts: list[str]) -> dict[str, Any]:
+    """Whether both servers say the same."""
+    pairs = [(ours.post({"inputs": [text], "branches": EIGHT}), theirs.post({"inputs": [text], "branches": EIGHT})) for text in texts]
+    both = [(a["answers"][0][name], b["answers"][0][name]) for a, b in pairs for name in EIGHT]
+    return {
+        "answers": len(both),
+        "same_label": sum(a["label"] == b["label"] for a, b in both),
+        "largest_difference": max(abs(a["probability"] - b["probability"]) for a, b in both),
+    }
+
+
+def peer(folders: list[str]) -> None:
+    """A FastAPI application with a pipeline for each branch."""
+    import uvicorn
+    from fastapi import FastAPI
+    from pydantic import BaseModel
+    from transformers import AutoTokenizer, BertPreTrainedModel, pipeline
+    from transformers.modeling_outputs import SequenceClassifierOutput
+    from transformers.utils import logging
+
+    logging.set_verbosity(logging.CRITICAL)
+    torch.set_num_threads(1)
+
+    class MeanPooled(BertPreTrainedModel):  # type: ignore[misc]
+        """A whole model, mean pooling, one linear layer: what the branch is, as transformers has it."""
+
+        def __init__(self, config: Any, bert: Any, linear: Any) -> None:
+            super().__init__(config)
+            self.bert, self.classifier = bert, linear
+
+        def forward(self, input_ids: Any = None, attention_mask: Any = None, token_type_ids: Any = None, **_: Any) -> Any:
+            hidden = self.bert(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids).last_hidden_state
+            weight = attention_mask / attention_mask.sum(1, keepdim=True)
+            return SequenceClassifierOutput(logits=self.classifier((hidden * weight[..., None]).sum(1)))
+
+    made = {}
+    for folder in folders:
+        one = branches.load(folder)
+        config = copy.deepcopy(one.backbone.config)
+        config.id2label = dict(enumerate(one.spec.labels))
+        whole = copy.deepcopy(one.backbone.whole(one.network.upper, one.depth))
+        model = MeanPooled(config, whole, copy.deepcopy(one.network.head.linear)).eval()
+        tokenizer = AutoTokenizer.from_pretrained(one.backbone.folder, local_files_only=True)
+        made[Path(folder).name] = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
+
+    class Body(BaseModel):
+        inputs: list[str]
+        branches: list[str]
+
+    app, lock = FastAPI(), threading.Lock()
+
+    @app.post("/v1/predict")
+    def predict(body: Body) -> Any:
+        with lock:
+            found = {name: made[name](body.inputs, truncation=True) for name in body.branches}
+        each = [
+            {name: {"label": said[at]["label"], "probability": said[at]["score"]} for name, said in found.items()}
+            for at in range(len(body.inputs))
+        ]
+        return {"answers": each}
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            print("http://127.0.0.1:" + str(self.servers[0].sockets[0].getsockname()[1]), flush=True)
+
+    predict.__annotations__["body"] = Body
+    Server(uvicorn.Config(app, port=0, log_level="critical", access_log=False)).run()
+
+
+def show(result: dict[str, Any]) -> None:
+    equal = result["equal"]
+    print(f"{result['model']}, {result['precision']}, one thread, {result['machine']['processor']}; runs in {result['runtimes']}")
+    print(
+        f"{equal['same_label']} of {equal['answers']} labels the same, largest difference of a probability {equal['largest_difference']:.1e}"
+    )
+    print(f"{'':26} {'per cpu second':>22} {'p50 ms':>16} {'ratio':>6} {'(range)':>12}")
+    for name, ours in result["ours"].items():
+        theirs = result["peer"].get(name)
+        line = f"{name:26} {_median(ours, 'per_cpu_second'):10.1f}"
+        line += f" {_median(theirs, 'per_cpu_second'):11.1f}" if theirs else " " * 12
+        line += f" {1e3 * _median(ours, 'p50'):8.1f}" + (f" {1e3 * _median(theirs, 'p50'):7.1f}" if theirs else " " * 8)
+        if theirs:
+            ratios = [a["per_cpu_second"] / b["per_cpu_second"] for a, b in zip(ours, theirs)]
+            line += f" {statistics.median(ratios):6.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+        print(line)
+    for one, ten in (("1 head", "10 heads"), ("1 of depth 1", "10 of depth 1")):
+        ratios = [a["per_cpu_second"] / b["per_cpu_second"] for a, b in zip(result["ours"][one], result["ours"][ten])]
+        print(f"{ten} : {one}, processor time of a request: {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})")
+
+
+def _median(runs: list[dict[str, float]], name: str) -> float:
+    return statistics.median(one[name] for one in runs)
+
+
+if __name__ == "__main__":
+    main()
