@@ -223,11 +223,18 @@ def align(goal: Goal, start: Branch, parts: Split, config: Settings, settings: t
             bar.to(entry["step"], config.steps, f"reward {entry['reward']:.3g}, KL {entry['kl']:.3g}")
 
         found = learn(start, list(parts.train), judges, goal, config, checkpoints=kept, on_step=show)
-    policy = replace(found.policy, report=_report(goal, found, parts, config))
-    if out and folder:
-        policy.save(out)
-        write(found.history, found.stopped, out.with_name(f"{out.name}.history"))
+    policy = finished(goal, found, parts, config, out)
+    if folder:
         storage.remove_folder(folder)
+    return policy
+
+
+def finished(goal: Goal, found: Learned, parts: Split, config: Settings, out: Path | None) -> Branch:
+    """The policy with its report; with `out` saved there, its history beside it in `out`.history."""
+    policy = replace(found.policy, report=_report(goal, found, parts, config))
+    if out:
+        policy.save(savable(out))
+        write(found.history, found.stopped, out.with_name(f"{out.name}.history"))
     return policy
 
 

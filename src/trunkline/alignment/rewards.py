@@ -107,7 +107,9 @@ def _task(part: Part) -> str:
 
 def _scores(name: str, part: Part, rollouts: Rollouts, policy: Branch) -> np.ndarray:
     given: Any
-    if not isinstance(part.judge, Branch):
+    if hasattr(part.judge, "of"):  # a judge that is learned with the policy (ift.py): it reads the rollouts themselves
+        given = part.judge.of(rollouts)
+    elif not isinstance(part.judge, Branch):
         given = part.judge(rollouts.rows, rollouts.texts)
     elif reads_states(part, policy):
         given = _from_states(part, rollouts, policy)
