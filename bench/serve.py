@@ -114,6 +114,8 @@ def measure(made: dict[str, Path], texts: list[str], asked: argparse.Namespace) 
     ours = Running([*command, "--runtime", asked.runtime, "--max-wait", "600", "--deadline", "600"])
     theirs = Running([__file__, "--peer", *(str(made[name]) for name in EIGHT)])
     try:
+        ours.wait()
+        theirs.wait()
         found["runtimes"] = [one["runtime"] for one in ours.get("/v1/branches")["branches"] if one["name"] in ("b0", "h0")]
         found["equal"] = equal(ours, theirs, texts[:20])
         few = max(10, asked.requests // 3)
@@ -139,8 +141,11 @@ class Running:
 
     def __init__(self, command: list[str]) -> None:
         self._process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        line = self._process.stdout.readline()  # type: ignore[union-attr]
-        self._port = int(line.split()[-1].rpartition(":")[2])
+        self._port = 0
+
+    def wait(self) -> None:
+        """Until it says where it listens."""
+        self._port = int(self._process.stdout.readline().split()[-1].rpartition(":")[2])  # type: ignore[union-attr]
 
     def stop(self) -> None:
         self._process.terminate()

@@ -163,7 +163,7 @@ class Pool:
     async def _run(self, worker: _Worker) -> None:
         reading = await worker.spawn(self.threads, self._settings)
         loading = asyncio.create_task(self._load(worker))
-        watching = asyncio.create_task(worker.watch(self._settings.stuck_seconds))
+        watching = asyncio.create_task(self._watch(worker, loading))
         try:
             await asyncio.wait({reading, loading}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
@@ -175,6 +175,12 @@ class Pool:
             worker.ready = False
             for task in (loading, watching, reading):
                 task.cancel()
+
+    async def _watch(self, worker: _Worker, loading: asyncio.Task[None]) -> None:
+        """From when it is ready: before that it imports and loads, and answers nothing, for as long as a busy machine needs."""
+        await asyncio.wait({loading})
+        if worker.ready:
+            await worker.watch(self._settings.stuck_seconds)
 
     async def _load(self, worker: _Worker) -> None:
         loaded: set[str] = set()

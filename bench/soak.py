@@ -1,0 +1,303 @@
+"""The long bars of serving: workers killed, branches swapped, servers stopped, wrong requests, too many requests, slow clients.
+
+    python bench/soak.py                          # all, minutes to hours by --count
+    python bench/soak.py fuzz swaps --count 500
+    make soak
+
+On a tiny random model, which stands or falls with the server and not with arithmetic. Each line is a bar: what, how often, what went wrong.
+Exit 1 when anything did. docs/reliability.md holds the last results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import psutil
+
+from tests import tiny
+from tests.serving import samples
+from trunkline.model.backbone import load_backbone
+from trunkline.serving.serve import serving
+from trunkline.serving.settings import ServeSettings
+
+TEXTS = tiny.TEXTS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bars", nargs="*", choices=[*BARS, []], help=f"some of {', '.join(BARS)}; none: all")
+    parser.add_argument("--count", type=int, help="kills, swaps, stops, requests: how often  [default: as each bar says]")
+    parser.add_argument("--out", type=Path, default=Path("bench/out"))
+    asked = parser.parse_args()
+    failed, results = False, {}
+    with tempfile.TemporaryDirectory() as folder:
+        made = branches(Path(folder))
+        for name in asked.bars or BARS:
+            run, usual = BARS[name]
+            began = time.monotonic()
+            found = run(made, asked.count or usual)
+            found["seconds"] = round(time.monotonic() - began, 1)
+            results[name] = found
+            failed |= bool(found["wrong"])
+            print(f"{name}: {json.dumps(found)}", flush=True)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    (asked.out / "soak.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    sys.exit(1 if failed else 0)
+
+
+def branches(folder: Path) -> dict[str, Path]:
+    backbone = load_backbone(tiny.save("bert", folder / "bert"))
+    made = {"one": samples.branch(backbone, depth=1, seed=1), "two": samples.branch(backbone, depth=1, seed=4)}
+    return {name: branch.save(folder / name) for name, branch in made.items()}
+
+
+def kills(made: dict[str, Path], count: int) -> dict[str, Any]:
+    """S20: a worker is killed while two clients ask; nobody gets a wrong answer or none."""
+    with server(made, processes=True, deadline=300.0) as address, asking(address) as seen:
+        for _ in range(count):
+            killed = workers()[0]
+            os.kill(killed, signal.SIGKILL)
+            wait(lambda killed=killed: ask(address, "GET", "/readyz")[0] == 200 and killed not in workers())  # type: ignore[misc]
+            time.sleep(random.random())
+    return {"kills": count, **judged(seen)}
+
+
+def swaps(made: dict[str, Path], count: int) -> dict[str, Any]:
+    """S19: the branch is replaced while two clients ask; every answer is that of the version it names."""
+    with server(made, root=str(made["one"].parent)) as address, asking(address) as seen:
+        memory = psutil.Process().memory_info().rss
+        for number in range(count):
+            status, _ = ask(address, "PUT", "/v1/branches/one", {"folder": ("two", "one")[number % 2]})
+            seen["swap", status] += 1
+        grown = psutil.Process().memory_info().rss / memory - 1
+    return {"swaps": count, "memory": f"{100 * grown:+.1f}%", **judged(seen)}
+
+
+def stops(made: dict[str, Path], count: int) -> dict[str, Any]:
+    """S21: SIGTERM while two clients ask; what was let in is answered, the process ends with 0."""
+    wrong, seconds = Counter[str](), []
+    for _ in range(count):
+        command = [sys.executable, "-m", "trunkline.cli", "serve", str(made["one"]), "--port", "0", "--runtime", "torch"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        address = process.stdout.readline().split()[-1]  # type: ignore[union-attr]
+        with asking(address, may_go=True) as seen:
+            time.sleep(0.2 + random.random())
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            wrong["exit"] += process.wait(60) != 0
+            seconds.append(time.monotonic() - began)
+        wrong.update(judged(seen)["wrong"])
+    return {"stops": count, "median_seconds": round(statistics.median(seconds), 2), "wrong": dict(+wrong)}
+
+
+def fuzz(made: dict[str, Path], count: int) -> dict[str, Any]:
+    """S9: requests right and wrong, NUL and half surrogates among them; no 5xx, none over 5 seconds."""
+    draw, seen, slowest = random.Random(0), Counter[str](), 0.0
+    with server(made, root=str(made["one"].parent)) as address:
+        for _ in range(count):
+            began = time.monotonic()
+            status, _ = ask(address, *_odd(draw))
+            slowest = max(slowest, time.monotonic() - began)
+            seen[f"{status // 100}xx"] += 1
+    wrong = {name: number for name, number in seen.items() if name not in ("2xx", "4xx")} | ({"slow": 1} if slowest > 5 else {})
+    return {"requests": count, "statuses": dict(seen), "slowest": round(slowest, 2), "wrong": wrong}
+
+
+def _odd(draw: random.Random) -> tuple[str, str, Any]:
+    path = draw.choice(
+        ["/v1/predict"] * 8 + ["/v1/batch", "/v1/feedback", "/v1/branches/one", "/v1/branches/x/canary", "/v1/embeddings", "/%00", "/../x"]
+    )
+    value = _value(draw, 3)
+    body = {
+        draw.choice(["inputs", "branches", "top", "threshold", "user", "folder", "x\0"]): _value(draw, 3) for _ in range(draw.randint(0, 4))
+    }
+    if draw.random() < 0.5:
+        body["inputs"] = draw.choice([value, "card", ["card", "order"], [{"text": "a", "text_b": "b"}]])
+    data = json.dumps(body if draw.random() < 0.8 else value).encode()
+    if draw.random() < 0.3 and data:
+        at = draw.randrange(len(data))
+        data = data[:at] + bytes([draw.randrange(256)]) + data[at + draw.randint(0, 1) :]
+    return draw.choice(["POST"] * 6 + ["PUT", "GET", "DELETE"]) if path != "/v1/branches/one" else "GET", path, data
+
+
+def _value(draw: random.Random, depth: int) -> Any:
+    kinds: list[Callable[[], Any]] = [
+        lambda: draw.choice(["", "a", "\0", "\ud800", "退款", "😀" * 50, "order " * 200, "'; --", "<script>", "\u202e", "e\u0301" * 99]),
+        lambda: draw.choice([0, -1, 1, 5, 2**63, 10**400, 0.5, -0.0, 1e300]),
+        lambda: draw.choice([None, True, False]),
+        lambda: [_value(draw, depth - 1) for _ in range(draw.randint(0, 5))],
+        lambda: {str(draw.random()): _value(draw, depth - 1) for _ in range(draw.randint(0, 3))},
+    ]
+    return draw.choice(kinds if depth else kinds[:3])()
+
+
+def overload(made: dict[str, Path], count: int) -> dict[str, Any]:
+    """S2: far more at once than may wait; only 200, 429 and 503, refusals at once, and all is well behind it."""
+    told = {"max_queue": 16, "max_wait": 0.2}
+    times: dict[int, list[float]] = {}
+    with server(made, **told) as address:
+
+        def one() -> None:
+            for _ in range(count // 64):
+                began = time.monotonic()
+                status, _ = ask(address, "POST", "/v1/predict", {"inputs": [random.choice(TEXTS) for _ in range(8)]})
+                times.setdefault(status, []).append(time.monotonic() - began)
+
+        threads = [threading.Thread(target=one) for _ in range(64)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        after = ask(address, "POST", "/v1/predict", {"inputs": "card"})[0]
+    wrong = {str(status): len(found) for status, found in times.items() if status not in (200, 429, 503)} | (
+        {} if after == 200 else {"after": after}
+    )
+    return {"requests": sum(map(len, times.values())), "statuses": {str(s): len(t) for s, t in times.items()}, "wrong": wrong}
+
+
+def slow(made: dict[str, Path], count: int) -> dict[str, Any]:
+    """S5: so many clients that send a byte a second, and nothing of it is felt; all are cut off."""
+    with server(made, header_seconds=5.0, body_seconds=5.0) as address:
+        place = urlsplit(address).hostname, urlsplit(address).port
+        ends = [socket.create_connection(place) for _ in range(count)]
+        times = []
+        for _ in range(8):
+            for end in ends:
+                with contextlib.suppress(OSError):
+                    end.send(b"G")
+            began = time.monotonic()
+            status, _ = ask(address, "POST", "/v1/predict", {"inputs": "card"})
+            times.append((status, time.monotonic() - began))
+            time.sleep(1.0)
+        open_still = sum(_is_open(end) for end in ends)
+    wrong = {"open": open_still} if open_still else {}
+    return {
+        "clients": count,
+        "p50": round(statistics.median(t for _, t in times), 3),
+        "wrong": wrong | ({} if {s for s, _ in times} == {200} else {"refused": 1}),
+    }
+
+
+BARS: dict[str, tuple[Callable[[dict[str, Path], int], dict[str, Any]], int]] = {
+    "kills": (kills, 50), "swaps": (swaps, 100), "stops": (stops, 50), "fuzz": (fuzz, 10_000), "overload": (overload, 6400), "slow": (slow, 500),
+}  # fmt: skip
+"""Each bar with how often it is tried."""
+
+
+@contextmanager
+def server(made: dict[str, Path], *, processes: bool = False, **told: Any) -> Iterator[str]:
+    settings = ServeSettings(**{"port": 0, "runtime": "torch", "threads": 1, "drain_seconds": 10.0, **told})
+    with serving([made["one"]], settings, processes=processes) as address:
+        yield address
+
+
+@contextmanager
+def asking(address: str, *, may_go: bool = False) -> Iterator[Counter[Any]]:
+    """Two clients that ask while the block lasts. Counts (version, text, label) of answers, and what else came."""
+    seen, stop = Counter[Any](), threading.Event()
+
+    def run() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            text = TEXTS[number % len(TEXTS)]
+            try:
+                status, found = ask(address, "POST", "/v1/predict", {"inputs": text})
+            except (OSError, http.client.HTTPException):
+                seen["lost", 0 if may_go else 1] += 1
+                stop.wait(0.01)
+                continue
+            if status == 200:
+                seen["answer", found["versions"]["one"], text, found["answers"][0]["one"]["label"]] += 1
+            else:
+                seen["refused", found["error"]["code"]] += 1
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def judged(seen: Counter[Any]) -> dict[str, Any]:
+    """How many answers there were, and what was wrong: two labels for one text and version, a refusal, a lost request."""
+    labels: dict[Any, set[str]] = {}
+    for key in seen:
+        if key[0] == "answer":
+            labels.setdefault(key[1:3], set()).add(key[3])
+    wrong = Counter[str]()
+    wrong["mixed"] = sum(len(found) > 1 for found in labels.values())
+    for key, number in seen.items():
+        wrong["lost"] += number if key == ("lost", 1) else 0
+        wrong["refused"] += number if key[0] == "refused" and key[1] != "draining" else 0
+        wrong["swap"] += number if key[0] == "swap" and key[1] != 200 else 0
+    return {"answers": sum(number for key, number in seen.items() if key[0] == "answer"), "wrong": dict(+wrong)}
+
+
+def ask(address: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=300)
+    try:
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        connection.request(method, path, data, {"Content-Type": "application/json"})
+        reply = connection.getresponse()
+        text = reply.read()
+        return reply.status, json.loads(text) if text.startswith(b"{") and b"\n" not in text.strip() else text
+    finally:
+        connection.close()
+
+
+def workers() -> list[int]:
+    """The process ids of the workers of this process."""
+    return [one.pid for one in psutil.Process().children() if any("compute.worker" in word for word in one.cmdline())]
+
+
+def wait(done: Callable[[], bool]) -> None:
+    until = time.monotonic() + 300
+    while not done():
+        if time.monotonic() > until:
+            raise TimeoutError("the server did not come back")
+        time.sleep(0.05)
+
+
+def _is_open(end: socket.socket) -> bool:
+    end.settimeout(0.2)
+    try:
+        while data := end.recv(4096):
+            del data
+        return False
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
+    finally:
+        end.close()
+
+
+if __name__ == "__main__":
+    main()
