@@ -44,6 +44,7 @@ GOALS: dict[str, str] = {
     "rloo": "trunkline.alignment.rloo",
     "grpo": "trunkline.alignment.grpo",
     "ift": "trunkline.alignment.ift",
+    "rejection": "trunkline.alignment.rejection",
 }
 """What alignment may be after. The module of a goal has `Config` (a frozen dataclass: the options of `--goal NAME:option=value`), READS (the task
 that its rows are read for) and `align(start, parts, config, settings, out)`: from a branch that writes and a Split to the policy's branch."""
