@@ -7,7 +7,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 FITS = import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
 	"Python %d.%d was found, and Trunkline needs 3.11 to 3.13. Name one: make PYTHON=python3.12" % v)
 
-.PHONY: help demo demo-zh test lint check test-real clean
+.PHONY: help demo demo-zh test lint check test-real soak clean
 
 help:
 	@echo "make demo       the whole job on the English messages that come with Trunkline"
@@ -15,6 +15,7 @@ help:
 	@echo "make test       the quick tests"
 	@echo "make check      format, lint, types, and the quick tests (import rules among them)"
 	@echo "make test-real  the tests on real models and data (TRUNKLINE_DATA names the data folder)"
+	@echo "make soak       the long bars of serving: kills, swaps, stops, wrong requests (hours)"
 	@echo "make clean      remove the environment and what the tools left"
 
 demo: $(VENV)/installed
@@ -35,6 +36,9 @@ check: lint test
 
 test-real: $(VENV)/installed-dev
 	$(PYTEST) -m real
+
+soak: $(VENV)/installed-dev
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python bench/soak.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -63,6 +63,24 @@ def test_a_killed_worker_costs_no_answer(server):
     assert workers() == []
 
 
+def test_a_worker_opens_no_connection():
+    """Bar S16: the hook that every worker has from its start."""
+    code = """
+import socket, sys
+from trunkline.serving.compute.worker import _stay_inside
+listening = socket.create_server(("127.0.0.1", 0))
+socket.create_connection(listening.getsockname()).close()
+sys.addaudithook(_stay_inside)
+for address in (listening.getsockname(), ("192.0.2.1", 80)):
+    try:
+        socket.create_connection(address, timeout=1)
+    except PermissionError as error:
+        print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["refused", "refused"]
+
+
 SLOW = """
 import signal, sys, time
 from trunkline.serving.compute import worker

@@ -52,6 +52,10 @@ def serve(
     Raises: OptionError, ArtefactError, ModelError before anything is served.
     """
     told = settings or ServeSettings()
+    if told.feedback and store is None:
+        raise OptionError(
+            f"feedback={told.feedback!r}: give the store as well: store=FeedbackStore({told.feedback!r}) of trunkline.feedback.store."
+        )
     made = service(branches, told, Pool(told), model, store)
     keys = Keys(Path(told.keys)) if told.keys else None
     server = Server(made, app(made, keys), listening(told))

@@ -151,6 +151,8 @@ async def _patiently(service: Service, asked: Predict, rows: list[dict[str, Any]
         try:
             return (await answer(service, asked, rows, key))["answers"]
         except Refused as refused:
+            if refused.after is None and len(rows) > 1:  # one of them is wrong: the others are answered
+                return [(await _patiently(service, asked, [row], key))[0] for row in rows]
             if refused.after is None or time.monotonic() > until:
                 return [{"error": {"code": refused.code, "message": refused.message}}] * len(rows)
             await asyncio.sleep(min(refused.after, 1.0))

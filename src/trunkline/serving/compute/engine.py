@@ -11,6 +11,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -84,7 +85,7 @@ class Engine:
             "task": branch.task,
             "method": branch.method,
             "depth": branch.depth,
-            "model": branch.backbone.name,
+            "model": Path(branch.backbone.name).name,  # of a folder the name alone: where it lies is nobody's business
             "precision": branch.backbone.trunk_precision,
             "labels": list(getattr(branch.spec, "labels", ())),
             "max_tokens": branch.spec.max_tokens,

@@ -91,8 +91,15 @@ def main() -> None:
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    sys.addaudithook(_stay_inside)
     Worker(socket.socket(fileno=int(sys.argv[1]))).run()
     os._exit(0)  # threads that compute for nobody are not waited for
+
+
+def _stay_inside(event: str, arguments: tuple[object, ...]) -> None:
+    """Bar S16: whatever a model or a text may bring about, no connection is opened from here."""
+    if event == "socket.connect":
+        raise PermissionError("a server opens no connection. Get the model before, with: trunkline models get NAME")
 
 
 if __name__ == "__main__":
