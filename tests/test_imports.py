@@ -32,7 +32,7 @@ LAYERS = (
     ("recipe",),
     ("feedback",),
     ("serving",),
-    ("corpus",),
+    ("corpus", "augmentation"),
     ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

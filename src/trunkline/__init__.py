@@ -20,6 +20,8 @@ _PLACES = {
     "check": "trunkline.quality.check",
     "vectors": "trunkline.quality.vectors",
     "prepare": "trunkline.data.prepare",
+    "augment": "trunkline.augmentation.augment",
+    "AugmentSettings": "trunkline.augmentation.settings",
     "clean": "trunkline.corpus.clean",
     "CleanSettings": "trunkline.corpus.settings",
     "tune": "trunkline.train.tune",

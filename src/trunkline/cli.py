@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 import click
 
 from trunkline import __version__, choices, names
+from trunkline.augmentation.settings import AugmentSettings
 from trunkline.corpus.settings import CleanSettings
 from trunkline.errors import OptionError, TrunklineError, unknown
 from trunkline.prompting.settings import CALIBRATIONS, PICKS, PromptSettings
@@ -230,6 +231,40 @@ def check(
     )
 
 
+@commands.command("label")
+@click.argument("file")
+@click.option("--labels", "known", help="the labels to choose from, with commas between them; people may add some")
+@click.option("--branch", help="folder of a branch whose answers are suggested")
+@click.option("--model", default=MODELS["encoder"], show_default=True, help="whose states decide what comes next")
+@click.option("--strategy", default="safe", show_default=True, help="what comes next: docs/label.md lists them")
+@click.option("--people", default=1, show_default=True, help="how many people should label each row")
+@click.option("--out", help="folder of annotations.jsonl and labelled.csv  [default: runs/NAME-label]")
+@click.option("--port", default=0, show_default=True, help="0: a free one")
+@click.option("--import", "imported", help="an export of Label Studio or doccano, to take labels over from")
+@click.option("--export", help="also write this file when done: .json for Label Studio, .jsonl for doccano")
+@_reading
+def label_(
+    file: str, known: str | None, branch: str | None, model: str, strategy: str, people: int, out: str | None, port: int,
+    imported: str | None, export: str | None, **told: Any,
+) -> None:  # fmt: skip
+    """Label the rows of FILE on a page on this machine, those first that are worth most. Goes on where it was stopped."""
+    if export and Path(export).suffix not in (".json", ".jsonl"):
+        raise OptionError(f"--export {export}: name a .json file (Label Studio) or a .jsonl file (doccano).")
+    rows = _read(file, "classify", told, labelled=False)
+    folder = Path(out or import_module("trunkline.data.prepare").runs_folder(file) + "-label")
+    module = import_module("trunkline.labelling.label")
+    loaded = import_module("trunkline.branch").load(branch) if branch else None
+    chosen = tuple(name.strip() for name in (known or "").split(",") if name.strip())
+    done = module.label(
+        rows, folder, model=model, names=chosen, branch=loaded, strategy=strategy, people=people, port=port, imported=imported
+    )
+    if export:
+        module.export(rows, folder, export)
+    click.echo(f"{len(done):,} of {len(rows):,} rows have a label.")
+    if len(done):
+        click.echo(f"\nNext:\n  {shlex.join(['trunkline', 'check', str(folder / module.LABELLED)])}", err=True)
+
+
 @commands.command()
 @click.argument("file")
 @click.option("--task", help=f"{_listed(names.TASKS)}, with options as in classify:label_smoothing=0.1  [default: classify]")
@@ -372,6 +407,23 @@ def export(folder: str, out: str, model: str | None) -> None:
     """Write what the branch in FOLDER learned as a PEFT adapter of the whole model, in the folder OUT."""
     import_module("trunkline.branch").load(folder, model=model).export(out)
     click.echo(f"Saved in {out}. How to load it with PEFT, and what the head does: {Path(out) / 'README.md'}", err=True)
+
+
+@commands.command()
+@click.argument("file")
+@click.option("--out", required=True, help="write all rows to this .jsonl or .csv file, each with its split; then: tune OUT --split given")
+@click.option("--task", default="classify", show_default=True, help="classify or regress")
+@click.option("--model", default="minilm", show_default=True, help="whose states judge what new rows mean")
+@click.option("--json", "as_json", is_flag=True, help="print the figures as JSON")
+@_reading
+@partial(_settings, kind=AugmentSettings)
+def augment(file: str, out: str, task: str, model: str, as_json: bool, **told: Any) -> None:
+    """Make new training rows of FILE's training rows, keep those that mean the same, and measure whether they help."""
+    settings = AugmentSettings(**{name: value[0] for name, value in told.items() if isinstance(value, tuple)})
+    made = import_module("trunkline.augmentation.augment").augment(_read(file, task, told), model, settings=settings)
+    import_module("trunkline.augmentation.write").write(made, Path(out))
+    click.echo(json.dumps(made.to_json(), ensure_ascii=False, indent=2) if as_json else str(made))
+    click.echo(f"\n{len(made.new):,} new rows are in {out}. Next:\n  trunkline tune {out} --task {task} --split given", err=True)
 
 
 @commands.command()

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import runpy
 import signal
 import subprocess
 import sys
@@ -238,3 +239,12 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     (tmp_path / "out/.work").mkdir(parents=True)
     with module._alone(tmp_path / "out"), pytest.raises(OptionError, match="another process"), module._alone(tmp_path / "out"):
         pass
+
+
+def test_the_example_runs(capsys: pytest.CaptureFixture) -> None:
+    example = Path(__file__).parents[2] / "examples/clean.py"
+    assert len(example.read_text(encoding="utf-8").splitlines()) < 60
+    runpy.run_path(str(example))["main"]()
+    printed = capsys.readouterr().out
+    assert "near_duplicate" in printed
+    assert "[phone]" in printed

@@ -178,7 +178,7 @@ def _todo(found: Iterable[Chunk], work: Path, numbers: list[int]) -> Iterator[Ch
 def _fates(paths: list[Path], parts: Parts, work: Path, settings: CleanSettings) -> tuple[np.ndarray, Duplicates, Counter[str], list[str]]:
     """(N,) uint8: what becomes of each document that was good by itself; the duplicates; documents a domain; notes."""
     found = _duplicates(parts, work, settings)
-    fates = np.where(found.stays, KEPT, np.where(found.exact, EXACT, NEAR)).astype(np.uint8)
+    fates = np.where(found.stays, np.uint8(KEPT), np.where(found.exact, np.uint8(EXACT), np.uint8(NEAR)))
     asked = (
         (settings.quality_branch, settings.quality_label, "quality", QUALITY, lambda p: p < settings.keep_above),
         (settings.toxicity_branch, settings.toxicity_label, "toxicity", TOXIC, lambda p: p >= settings.drop_above),

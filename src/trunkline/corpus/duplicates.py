@@ -4,8 +4,8 @@ The keys of a band are read one band at a time and sorted; documents with one ke
 of them, by the real Jaccard index of their texts, unless both are known to belong together. So a text that is named a duplicate was
 looked at. Groups hold together through chains: a like b, b like c. The first document in the order of reading stays.
 
-Memory: 5 bytes a document (where it belongs, whether it is an exact copy) and 25 more for the band that is sorted, of which never
-more than `AT_ONCE` documents are held: past that number a band is sorted in parts by the first bits of its keys.
+Memory: 5 bytes a document (where it belongs, whether it is an exact copy), 4 for a moment, and some 90 for each document of the band that is
+sorted, of which never more than about `AT_ONCE` are held: past that number a band is sorted in parts by the first bits of its keys.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trunkline.choices import between
 from trunkline.corpus.minhash import Sketch, digest, folded, jaccard, shingles
 from trunkline.errors import DataError
 
-AT_ONCE = 1 << 24
+AT_ONCE = 1 << 22
 _LEADERS = 16  # documents of one bucket that the others are compared with, before the rest is let go (and counted)
 _REMEMBERED = 300_000  # pairs that were compared and are not alike; they meet again in other bands
 

@@ -51,6 +51,11 @@ def text_key(row: Row) -> str:
     return fold(row["text"]) if "text_b" not in row else f"{fold(row['text'])}\x1f{fold(row['text_b'])}"
 
 
+def row_id(row: Row) -> str:
+    """What a row is called by those that were made of it: its id, or else 12 hexadecimal digits of the sum of its text."""
+    return str(row["id"]) if "id" in row else hashlib.sha256(text_key(row).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
 def split(rows: Rows, *, validation: float | Rows = 0.1, test: float | Rows = 0.2, by: str = "auto", seed: int = 0) -> Split:
     """Rows in three parts. `validation` and `test` are each a share of `rows`, or rows of their own that the caller has.
 
@@ -65,6 +70,9 @@ def split(rows: Rows, *, validation: float | Rows = 0.1, test: float | Rows = 0.
     if by not in (AUTO, *_HOW):
         raise unknown("by", by, (AUTO, *_HOW))
     by = _suited(rows) if by == AUTO else by
+    if any("source" in row for row in rows):
+        plain = replace(rows, rows=tuple(row for row in rows if "source" not in row))
+        return with_made(split(plain, validation=validation, test=test, by=by, seed=seed), [row for row in rows if "source" in row])
     shares = {name: part for name, part in (("test", test), ("validation", validation)) if not isinstance(part, Rows)}
     if any(not 0 <= share < 1 for share in shares.values()) or sum(shares.values()) >= 1:
         raise OptionError(
@@ -81,6 +89,15 @@ def split(rows: Rows, *, validation: float | Rows = 0.1, test: float | Rows = 0.
     wanted = ", ".join(f"{name} {share:g}" for name, share in shares.items())
     how = f"by {by}, seed {seed}" + (f", {wanted}" if wanted and by != "given" else "") + "".join(f", {name} given" for name in given)
     return Split(parts["train"], parts["validation"], parts["test"], how, tuple(given), unwanted, rows.notes)
+
+
+def with_made(data: Split, made: Iterable[Row]) -> Split:
+    """The split with rows that were made of others (`source` names of which) in train: those of validation and test rows are left out."""
+    made = list(made)
+    later = {row_id(row) for part in (data.validation, data.test) for row in part}
+    kept = tuple(row for row in made if row["source"] not in later)
+    notes = [f"{len(made) - len(kept):,} made rows were left out: they were made of rows to measure on."] if len(kept) < len(made) else []
+    return replace(data, train=replace(data.train, rows=(*data.train.rows, *kept)), notes=(*data.notes, *notes))
 
 
 def _suited(rows: Rows) -> str:
