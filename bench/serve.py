@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import copy
 import csv
 import json
@@ -27,6 +28,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,8 @@ from trunkline import branch as branches
 from trunkline import names
 from trunkline.branch import Branch
 from trunkline.model.backbone import load_backbone
+from trunkline.serving.serve import serving
+from trunkline.serving.settings import ServeSettings
 from trunkline.train.machine import describe
 
 DATA = Path(os.environ.get("TRUNKLINE_DATA", "../shared/data"))
@@ -55,6 +59,10 @@ def main() -> None:
     parser.add_argument("--runtime", default="auto")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--inside", action="store_true", help="both servers in threads of this process, whose client's time is taken off: starts faster"
+    )
+    parser.add_argument("--quick", action="store_true", help="without the ten branches of depth 1")
     parser.add_argument("--peer", nargs="+", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.peer:
@@ -66,6 +74,7 @@ def main() -> None:
     random.Random(0).shuffle(texts)
     with tempfile.TemporaryDirectory() as folder:
         made = save(Path(folder), asked.model, labels, asked.precision)
+        made = {name: path for name, path in made.items() if not asked.quick or name not in ONES}
         result = {
             "model": asked.model,
             "precision": asked.precision,
@@ -97,22 +106,7 @@ def save(folder: Path, model: str, labels: list[str], precision: str) -> dict[st
 
 def measure(made: dict[str, Path], texts: list[str], asked: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"ours": {}, "peer": {}}
-    command = [
-        "-m",
-        "trunkline.cli",
-        "serve",
-        *map(str, made.values()),
-        "--port",
-        "0",
-        "--threads",
-        "1",
-        "--workers",
-        "1",
-        "--cache-mb",
-        "0",
-    ]
-    ours = Running([*command, "--runtime", asked.runtime, "--max-wait", "600", "--deadline", "600"])
-    theirs = Running([__file__, "--peer", *(str(made[name]) for name in EIGHT)])
+    ours, theirs = (inside if asked.inside else outside)(made, asked)
     try:
         ours.wait()
         theirs.wait()
@@ -128,7 +122,10 @@ def measure(made: dict[str, Path], texts: list[str], asked: argparse.Namespace) 
             ):
                 found["ours"].setdefault(name, []).append(ours.load(texts, wanted, count, at_once))
                 found["peer"].setdefault(name, []).append(theirs.load(texts, wanted, count, at_once))
-            for name, wanted in (("1 head", HEADS[:1]), ("10 heads", HEADS), ("1 of depth 1", ONES[:1]), ("10 of depth 1", ONES)):
+            tens = [("1 head", HEADS[:1]), ("10 heads", HEADS)] + (
+                [] if asked.quick else [("1 of depth 1", ONES[:1]), ("10 of depth 1", ONES)]
+            )
+            for name, wanted in tens:
                 found["ours"].setdefault(name, []).append(ours.load(texts, wanted, asked.requests, 1))
     finally:
         ours.stop()
@@ -136,16 +133,39 @@ def measure(made: dict[str, Path], texts: list[str], asked: argparse.Namespace) 
     return found
 
 
+def outside(made: dict[str, Path], asked: argparse.Namespace) -> tuple[Running, Running]:
+    command = ["-m", "trunkline.cli", "serve", *map(str, made.values()), *"--port 0 --threads 1 --workers 1 --cache-mb 0".split()]
+    ours = Running([*command, "--runtime", asked.runtime, *"--max-wait 600 --deadline 600 --stuck-seconds 600".split()])
+    return ours, Running([__file__, "--peer", *(str(made[name]) for name in EIGHT)])
+
+
+def inside(made: dict[str, Path], asked: argparse.Namespace) -> tuple[Running, Running]:
+    torch.set_num_threads(1)
+    settings = ServeSettings(port=0, threads=1, cache_mb=0, runtime=asked.runtime, max_wait=600.0, deadline=600.0)
+    ours, theirs = InThread(), InThread()
+    address = ours.stack.enter_context(serving(list(made.values()), settings))
+    ours.port = int(address.rpartition(":")[2])
+    ready = threading.Event()
+
+    def say(address: str) -> None:
+        theirs.port = int(address.rpartition(":")[2])
+        ready.set()
+
+    threading.Thread(target=peer, args=([str(made[name]) for name in EIGHT], say), daemon=True).start()
+    ready.wait()
+    return ours, theirs
+
+
 class Running:
     """A server in a process of its own."""
 
     def __init__(self, command: list[str]) -> None:
         self._process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        self._port = 0
+        self.port = 0
 
     def wait(self) -> None:
         """Until it says where it listens."""
-        self._port = int(self._process.stdout.readline().split()[-1].rpartition(":")[2])  # type: ignore[union-attr]
+        self.port = int(self._process.stdout.readline().split()[-1].rpartition(":")[2])  # type: ignore[union-attr]
 
     def stop(self) -> None:
         self._process.terminate()
@@ -178,7 +198,7 @@ class Running:
         }
 
     async def _once(self, data: bytes) -> Any:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         found = await _exchange(reader, writer, data)
         writer.close()
         return json.loads(found)
@@ -187,7 +207,7 @@ class Running:
         left, times = list(reversed(bodies)), []
 
         async def one() -> None:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             while left:
                 body, began = left.pop(), time.perf_counter()
                 await _exchange(reader, writer, body)
@@ -196,6 +216,22 @@ class Running:
 
         await asyncio.gather(*(one() for _ in range(at_once)))
         return times
+
+
+class InThread(Running):
+    """A server in a thread of this process: what the client's own thread takes is not counted."""
+
+    def __init__(self) -> None:
+        self.port, self.stack = 0, contextlib.ExitStack()
+
+    def wait(self) -> None:
+        """Both are ready when they are made."""
+
+    def stop(self) -> None:
+        self.stack.close()
+
+    def seconds(self) -> float:
+        return time.process_time() - time.thread_time()
 
 
 def _post(body: dict[str, Any]) -> bytes:
@@ -224,7 +260,7 @@ def equal(ours: Running, theirs: Running, texts: list[str]) -> dict[str, Any]:
     }
 
 
-def peer(folders: list[str]) -> None:
+def peer(folders: list[str], say: Callable[[str], None] = lambda address: print(address, flush=True)) -> None:
     """A FastAPI application with a pipeline for each branch."""
     import uvicorn
     from fastapi import FastAPI
@@ -277,7 +313,7 @@ def peer(folders: list[str]) -> None:
     class Server(uvicorn.Server):
         async def startup(self, sockets: Any = None) -> None:
             await super().startup(sockets)
-            print("http://127.0.0.1:" + str(self.servers[0].sockets[0].getsockname()[1]), flush=True)
+            say("http://127.0.0.1:" + str(self.servers[0].sockets[0].getsockname()[1]))
 
     predict.__annotations__["body"] = Body
     Server(uvicorn.Config(app, port=0, log_level="critical", access_log=False)).run()
@@ -300,6 +336,8 @@ def show(result: dict[str, Any]) -> None:
             line += f" {statistics.median(ratios):6.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
         print(line)
     for one, ten in (("1 head", "10 heads"), ("1 of depth 1", "10 of depth 1")):
+        if one not in result["ours"]:
+            continue
         ratios = [a["per_cpu_second"] / b["per_cpu_second"] for a, b in zip(result["ours"][one], result["ours"][ten])]
         print(f"{ten} : {one}, processor time of a request: {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})")
 

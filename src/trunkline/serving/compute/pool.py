@@ -183,6 +183,7 @@ class Pool:
             await worker.watch(self._settings.stuck_seconds)
 
     async def _load(self, worker: _Worker) -> None:
+        await worker.call({"do": "ping"}, _LOAD_SECONDS)  # it imports torch first, which takes a busy machine a minute
         loaded: set[str] = set()
         while missing := [version for name, version in self._versions.items() if name not in loaded]:
             for version in missing:
