@@ -16,6 +16,7 @@ import argparse
 import csv
 import json
 import os
+import sys
 from collections import defaultdict
 from pathlib import Path
 from random import Random
@@ -57,6 +58,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--per-class", type=int, nargs="+", help="rows a class, instead of each set's own")
+    parser.add_argument("--methods", help="instead of each set's own")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--test", type=int, default=1000, help="test rows")
     parser.add_argument("--out", type=Path, default=Path("bench/out"))
@@ -80,11 +82,16 @@ def measured(name: str, count: int, asked: argparse.Namespace) -> dict[str, Any]
     said, let_in = [], []
     for seed in range(asked.seeds):
         chosen = drawn(train, count, seed)
-        one = arms(chosen, test, backbone, SETS[name]["methods"], labels, seed)
+        one = arms(chosen, test, backbone, asked.methods or SETS[name]["methods"], labels, seed)
         said.append(one.pop("said"))
         let_in.append(one.pop("let in"))
         for arm, accuracy in one.items():
             found[arm].append(accuracy)
+        print(
+            f"{name}, {count} rows a class, seed {seed}: {said[-1]}, " + ", ".join(f"{arm} {one[arm]:.4f}" for arm in one),
+            file=sys.stderr,
+            flush=True,
+        )
     return {"arms": found, "said": said, "let_in": let_in}
 
 

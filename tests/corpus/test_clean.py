@@ -108,7 +108,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_kill_9_at_any_moment_and_go_on(tmp_path: Path, workers: int) -> None:
     paths, _ = corpus(tmp_path)
     script = tmp_path / "run.py"
@@ -169,7 +169,8 @@ def test_what_cannot_be_read_is_said_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"rules": "gofer"}, "gopher"), ({"repair": "unicod"}, "unicode"), ({"near": 0.2}, "near"), ({"domain_most": 0.5}, "needs domain"),
-     ({"personal": "hide"}, "mask"), ({"personal_kinds": "mial"}, "mail"), ({"encoding": "utf-99"}, "utf-99"), ({"workers": 0}, "workers")],
+     ({"personal": "hide"}, "mask"), ({"personal_kinds": "mial"}, "mail"), ({"encoding": "utf-99"}, "utf-99"),
+        ({"encoding": "utf-16"}, "Convert"), ({"workers": 0}, "workers")],
 )  # fmt: skip
 def test_options_are_checked(options: dict, message: str) -> None:
     with pytest.raises(OptionError, match=message):

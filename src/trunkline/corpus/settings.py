@@ -63,9 +63,11 @@ class CleanSettings:
             if self.domain is None:
                 raise OptionError("domain_most needs domain: the field that says where a document is from, or 'file'.")
         try:
-            "".encode(self.encoding)
+            parted = "\n".encode(self.encoding) == b"\n"
         except LookupError as error:
             raise OptionError(f"encoding={self.encoding!r}: unknown. Use for example utf-8 or gb18030.") from error
+        if not parted:
+            raise OptionError(f"encoding={self.encoding!r}: its line ends are more than one byte. Convert the files to utf-8 first.")
 
     @property
     def repairs(self) -> tuple[str, ...]:
