@@ -1,6 +1,8 @@
 """What people said as training data: rows that `tune` reads, pairs and liked answers that `align` reads; and states that are forgotten."""
 
+import hashlib
 import json
+import runpy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -53,6 +55,8 @@ def test_persons_are_groups(store: FeedbackStore) -> None:
     groups = [row["group"] for row in export(store).rows]
     assert groups[0] == groups[1]
     assert len(set(groups)) == 4
+    guesses = [hashlib.sha256(guess.encode()).hexdigest()[:16] for guess in ("ann", "intent:ann", ":ann")]
+    assert not set(guesses) & set(groups)
 
 
 def test_labels_of_several_branches_are_not_mixed(store: FeedbackStore) -> None:
@@ -130,3 +134,14 @@ def test_the_commands(store: FeedbackStore, tmp_path: Path) -> None:
     assert json.loads(run("stats", str(tmp_path / "copy.db"), "--json"))["branches"]["intent"]["forgotten"] == 0
     with pytest.raises(OptionError, match="does not exist"):
         run("stats", str(tmp_path / "none.db"))
+
+
+def test_the_example_runs(
+    cache: Path, tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    path = Path(__file__).parents[2] / "examples" / "feedback.py"
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 60
+    runpy.run_path(str(path))["main"](str(tiny_folder("bert")), settings=tl.Settings(epochs=1))
+    printed = capsys.readouterr().out
+    assert "forgotten: 3" in printed
+    assert "tuned branch" in printed

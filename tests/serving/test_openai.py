@@ -2,6 +2,7 @@
 
 import json
 import math
+import runpy
 import socket
 import threading
 import time
@@ -274,3 +275,10 @@ def test_a_schema_is_bounded(byte_branch: Branch) -> None:
     began = time.monotonic()
     Grammar.maker(backbone.tokenizer, backbone.ends, deep)()
     assert time.monotonic() - began < 10
+
+
+def test_the_example_runs(tiny_folder: Callable[[str], Path], capsys: pytest.CaptureFixture) -> None:
+    path = Path(__file__).parents[2] / "examples" / "chat.py"
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 60
+    runpy.run_path(str(path))["main"](str(tiny_folder("llama")), tokens=6)
+    assert "[length]" in capsys.readouterr().out

@@ -41,7 +41,7 @@ def export(store: FeedbackStore, form: str = "rows", *, branch: str | None = Non
 
     Each row has an `id` (its entry's number), a `time`, and as `group` a name for the person that says nothing of who it is, so that one person's
     rows can be kept on one side of a split.
-    Raises: OptionError for another form, or rows of several branches, whose labels mean different things; FeedbackDamagedError.
+    Raises: OptionError for another form, or rows of several branches, whose answers mean different things; FeedbackDamagedError.
     """
     if form not in _FORMS:
         raise unknown("form", form, _FORMS)
@@ -53,10 +53,10 @@ def export(store: FeedbackStore, form: str = "rows", *, branch: str | None = Non
             continue
         same = json.dumps([record.branch, record.entry["row"], found if form == "pairs" else None], sort_keys=True)
         made.pop(same, None)
-        made[same] = record.branch, {**found, **_about(record)}
+        made[same] = record.branch, {**found, **_about(store, record)}
     branches = tuple(sorted({name for name, _ in made.values()}))
-    if form == "rows" and len(branches) > 1:
-        raise OptionError(f"{store}: has labels for the branches {', '.join(branches)}, which mean different things. Name one of them.")
+    if len(branches) > 1:
+        raise OptionError(f"{store}: is about the branches {', '.join(branches)}, whose answers mean different things. Name one of them.")
     rows = tuple(row for _, row in made.values())
     return Export(rows, hashlib.sha256(_lines(rows)).hexdigest(), last, branches)
 
@@ -96,14 +96,9 @@ def _messages(row: Row) -> list[dict[str, str]]:
     return list(row.get("messages") or [{"role": "user", "content": row["text"]}])
 
 
-def _about(record: Record) -> Row:
-    entry = record.entry or {}
-    person = entry.get("subject") or f"entry {record.number}"  # a person who was not named is nobody else
-    return {
-        "id": f"feedback-{record.number}",
-        "time": record.at,
-        "group": hashlib.sha256(f"{record.branch}:{person}".encode()).hexdigest()[:16],
-    }
+def _about(store: FeedbackStore, record: Record) -> Row:
+    person = (record.entry or {}).get("subject") or f"entry {record.number}"  # a person who was not named is nobody else
+    return {"id": f"feedback-{record.number}", "time": record.at, "group": store.pseudonym(person)}
 
 
 def _lines(made: Iterable[Row]) -> bytes:
