@@ -1,15 +1,23 @@
 """PPO whole: a toy that must be learned and that no mutant learns; a step against a plain implementation; guards; stop and go on."""
 
 import copy
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from tests.alignment.test_rewards import classifier
 from tests.alignment.worlds import PROMPTS, TOY, count, start
 from trunkline.alignment import grpo, online, ppo, rloo
+from trunkline.alignment.align import align
+from trunkline.alignment.history import page
 from trunkline.alignment.online import Loop, learn
+from trunkline.branch import load
+from trunkline.errors import OptionError
+from trunkline.train import settings as training
+from trunkline.types import Rows
 
 
 def toy(branch, *, goal=ppo.GOAL, config=ppo.Config, reward=count, **told):
@@ -152,3 +160,49 @@ def test_a_whole_step_is_that_of_four_plain_models_without_any_cache(tiny_folder
     assert max(apart.values()) < 1e-6, apart
     for mine, other in zip(loop.value.parameters(), plain.value.parameters()):
         assert float((mine - other).detach().abs().max()) < 1e-6
+
+
+def test_a_t5_learns_from_rewards_too_and_its_value_reads_the_policys_states(tiny_folder):
+    branch = start(tiny_folder("t5"), task="seq2seq", depth=2)
+    told = {"kl": 0.01, "steps": 6, "temperature": 0.2, "learning_rate": 3e-3}  # cold, since the tiny T5 finds all words alike
+    found = toy(branch, reward=lambda rows, texts: [-len(text) / 10 for text in texts], **told)  # short words
+    rewards = [entry["reward"] for entry in found.history]
+    assert np.mean(rewards[-3:]) > np.mean(rewards[:2]) + 0.05, rewards
+    assert found.history[-1]["kl"] > 0.5
+    assert found.policy.predict(["my card"])[0].value is not None
+
+
+def test_the_value_can_read_the_policys_last_states_and_an_entropy_bonus_keeps_the_policy_open(tiny_folder):
+    plain = toy(start(tiny_folder("gpt2")), value_from="policy", steps=4)
+    open_ = toy(start(tiny_folder("gpt2")), value_from="policy", steps=4, entropy=3.0)
+    assert open_.history[-1]["entropy"] > plain.history[-1]["entropy"] + 0.05
+
+
+def test_align_takes_prompts_and_a_judge_from_its_folder_and_saves_the_policy_with_its_history(tiny_folder, tmp_path):
+    branch = start(tiny_folder("gpt2"))
+    judge = classifier(branch.backbone, 2)
+    judge.save(tmp_path / "judge")
+    branch.save(tmp_path / "start")
+    rows = Rows(tuple(PROMPTS), "generate")
+    goal = f"ppo:reward={tmp_path}/judge:label=good:steps=2:answers=8:minibatch=4:max_new_tokens=4:epochs=1"
+    policy = align(rows, goal, start=tmp_path / "start", settings=training.Settings(test=0.2), out=tmp_path / "out")
+    assert "ppo: reward" in policy.report.data["notes"][0]
+    loaded = load(tmp_path / "out")
+    for name, parameter in policy.network.learned().items():
+        assert torch.equal(parameter, loaded.network.learned()[name])
+    steps = json.loads((tmp_path / "out.history" / "history.json").read_text())["steps"]
+    assert [one["step"] for one in steps] == [0, 1, 2]
+    shown = (tmp_path / "out.history" / "history.html").read_text()
+    assert "KL to the reference" in shown
+    assert "<script" not in shown
+    assert not (tmp_path / "out.checkpoints").exists()
+    with pytest.raises(OptionError, match="what is rewarded"):
+        align(rows, "ppo", start=branch)
+
+
+def test_texts_of_people_are_escaped_on_the_page():
+    entry = {"step": 0, "reward": 1.0, "samples": [{"prompt": "<script>x</script>", "answer": "<b>", "reward": 1.0}]}
+    made = page([entry], "<i>")
+    assert "<script>" not in made
+    assert "<b>" not in made
+    assert "<i>" not in made
