@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(("example", "told"), [("check", "rewrite 1"), ("label", "more labels buy about")])
+@pytest.mark.parametrize(("example", "told"), [("check", "Write to me at [mail], my card is [card]"), ("label", "more labels buy about")])
 def test_examples_run(
     example: str, told: str, cache: Path, tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch, capsys
 ) -> None:
