@@ -46,7 +46,7 @@ SETS: dict[str, dict[str, Any]] = {
     },
     "cold": {
         "model": "e5-small",
-        "columns": (3, 2),
+        "columns": (4, 3),
         "folder": "cold_zh_offensive",
         "methods": "eda,aeda,homophone,neighbour",
         "per_class": (16, 64),
