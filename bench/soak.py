@@ -274,7 +274,11 @@ def ask(address: str, method: str, path: str, body: Any = None) -> tuple[int, An
 
 def workers() -> list[int]:
     """The process ids of the workers of this process."""
-    return [one.pid for one in psutil.Process().children() if any("compute.worker" in word for word in one.cmdline())]
+    found = []
+    for one in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # one that was just killed has no command line any more
+            found += [one.pid] if any("compute.worker" in word for word in one.cmdline()) else []
+    return found
 
 
 def wait(done: Callable[[], bool]) -> None:

@@ -1,5 +1,6 @@
 """Worker processes: killed, stuck, orphaned. What they were asked is asked again, and no answer is wrong."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -20,7 +21,11 @@ TEXTS = tiny.TEXTS
 
 def workers() -> list[psutil.Process]:
     """The worker processes of this process."""
-    return [one for one in psutil.Process().children() if any("compute.worker" in word for word in one.cmdline())]
+    found = []
+    for one in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # one that was just killed has no command line any more
+            found += [one] if any("compute.worker" in word for word in one.cmdline()) else []
+    return found
 
 
 def asking(client, stop: threading.Event, results: list) -> threading.Thread:

@@ -244,7 +244,9 @@ class _Worker:
             await asyncio.sleep(min(1.0, stuck_seconds / 4))
             try:
                 reply = await self.call({"do": "ping"}, stuck_seconds)
-            except (TimeoutError, WorkerDied):
+            except WorkerDied:
+                return
+            except TimeoutError:
                 reply = {"busy": stuck_seconds + 1, "stats": {}}
             self.stats = reply["stats"]
             if reply["busy"] > stuck_seconds and self.process is not None:

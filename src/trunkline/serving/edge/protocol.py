@@ -20,97 +20,99 @@ _REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fie
 
 
 def protocol(settings: ServeSettings) -> type[HttpToolsProtocol]:
-    """The protocol class with the limits of these settings."""
+    """The protocol class with the limits of these settings: uvicorn makes its instances itself, and can hand them nothing."""
+    return type("Limited", (Limited,), {"settings": settings})
 
-    class Limited(HttpToolsProtocol):
-        """Head in `header_seconds`, body in `body_seconds`, and what is sent has to be taken in as much."""
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._timer: asyncio.TimerHandle | None = None
-            self._writing: asyncio.TimerHandle | None = None
-            self._head_bytes, self._in_head, self._ended, self._is_cut = 0, True, False, False
-            if len(self.connections) > settings.max_connections:
-                self._cut(503, "too_many_connections", "Too many connections.")
-                return
-            self._wait(settings.header_seconds, "The head of the request did not arrive in time.")
+class Limited(HttpToolsProtocol):
+    """Head in `header_seconds`, body in `body_seconds`, and what is sent has to be taken in as much."""
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop()
-            if self._writing is not None:
-                self._writing.cancel()
-            super().connection_lost(exc)
+    settings: ServeSettings
 
-        def data_received(self, data: bytes) -> None:
-            if self._is_cut or self.transport.is_closing():
-                return
-            self._ended = False
-            super().data_received(data)
-            self._head_bytes = self._head_bytes + len(data) if self._in_head and not self._ended else 0
-            if self._in_head and self._head_bytes > MOST_HEAD_BYTES:
-                self._cut(431, "head_too_large", f"The head of a request may have {MOST_HEAD_BYTES:,} bytes.")
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._timer: asyncio.TimerHandle | None = None
+        self._writing: asyncio.TimerHandle | None = None
+        self._head_bytes, self._in_head, self._ended, self._is_cut = 0, True, False, False
+        if len(self.connections) > self.settings.max_connections:
+            self._cut(503, "too_many_connections", "Too many connections.")
+            return
+        self._wait(self.settings.header_seconds, "The head of the request did not arrive in time.")
 
-        def send_400_response(self, msg: str) -> None:
-            self._cut(400, "bad_http", "This is not HTTP that is taken here.")
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        if self._writing is not None:
+            self._writing.cancel()
+        super().connection_lost(exc)
 
-        def on_message_begin(self) -> None:
-            super().on_message_begin()
-            self._in_head = True
-            if self._timer is None:
-                self._wait(settings.header_seconds, "The head of the request did not arrive in time.")
+    def data_received(self, data: bytes) -> None:
+        if self._is_cut or self.transport.is_closing():
+            return
+        self._ended = False
+        super().data_received(data)
+        self._head_bytes = self._head_bytes + len(data) if self._in_head and not self._ended else 0
+        if self._in_head and self._head_bytes > MOST_HEAD_BYTES:
+            self._cut(431, "head_too_large", f"The head of a request may have {MOST_HEAD_BYTES:,} bytes.")
 
-        def on_headers_complete(self) -> None:
-            self._stop()
-            self._in_head, self._head_bytes = False, 0
-            if (refused := _wrong(self.headers)) is not None:
-                self._cut(refused.status, refused.code, refused.message)
-            if not self._is_cut:
-                self._wait(settings.body_seconds, "The body did not arrive in time.")
-                super().on_headers_complete()
+    def send_400_response(self, msg: str) -> None:
+        self._cut(400, "bad_http", "This is not HTTP that is taken here.")
 
-        def on_body(self, body: bytes) -> None:
-            if not self._is_cut:
-                super().on_body(body)
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        if self._timer is None:
+            self._wait(self.settings.header_seconds, "The head of the request did not arrive in time.")
 
-        def on_message_complete(self) -> None:
-            self._stop()
-            self._in_head = self._ended = True
-            if not self._is_cut:
-                super().on_message_complete()
+    def on_headers_complete(self) -> None:
+        self._stop()
+        self._in_head, self._head_bytes = False, 0
+        if (refused := _wrong(self.headers)) is not None:
+            self._cut(refused.status, refused.code, refused.message)
+        if not self._is_cut:
+            self._wait(self.settings.body_seconds, "The body did not arrive in time.")
+            super().on_headers_complete()
 
-        def timeout_keep_alive_handler(self) -> None:
-            self._stop()
-            super().timeout_keep_alive_handler()
+    def on_body(self, body: bytes) -> None:
+        if not self._is_cut:
+            super().on_body(body)
 
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._writing = self.loop.call_later(settings.body_seconds, self.transport.abort)
+    def on_message_complete(self) -> None:
+        self._stop()
+        self._in_head = self._ended = True
+        if not self._is_cut:
+            super().on_message_complete()
 
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            if self._writing is not None:
-                self._writing.cancel()
-                self._writing = None
+    def timeout_keep_alive_handler(self) -> None:
+        self._stop()
+        super().timeout_keep_alive_handler()
 
-        def _wait(self, seconds: float, message: str) -> None:
-            self._timer = self.loop.call_later(seconds, self._cut, 408, "too_slow", message)
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._writing = self.loop.call_later(self.settings.body_seconds, self.transport.abort)
 
-        def _stop(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
 
-        def _cut(self, status: int, code: str, message: str) -> None:
-            """Answer, unless an answer has begun, and close."""
-            self._stop()
-            self._is_cut = True
-            if self.transport.is_closing():
-                return
-            if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-                self.transport.write(_response(Refused(status, code, message)))
-            self.transport.close()
+    def _wait(self, seconds: float, message: str) -> None:
+        self._timer = self.loop.call_later(seconds, self._cut, 408, "too_slow", message)
 
-    return Limited
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _cut(self, status: int, code: str, message: str) -> None:
+        """Answer, unless an answer has begun, and close."""
+        self._stop()
+        self._is_cut = True
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write(_response(Refused(status, code, message)))
+        self.transport.close()
 
 
 def _wrong(headers: list[tuple[bytes, bytes]]) -> Refused | None:
