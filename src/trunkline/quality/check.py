@@ -219,7 +219,7 @@ class _Job:
 
     def _duplicates(self) -> Section:
         alike = [p for p in self.pairs if p.second < len(self.rows) and _label(self.rows[p.first]) == _label(self.rows[p.second])]
-        best = {}
+        best: dict[int, Pair] = {}
         for pair in alike:
             best.setdefault(pair.second, pair)
         found, extra = [], 0

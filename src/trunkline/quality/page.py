@@ -43,7 +43,7 @@ def render(found: Checked, language: str = "en", *, command: str = "") -> str:
         found=found,
         sections=[_section(section, words) for section in found.sections],
         map=Markup(json.dumps(drawn, ensure_ascii=False).replace("<", "\\u003c")) if drawn else "",
-        sampled=bool(drawn) and len(drawn["dots"]) < len(found.rows),
+        sampled=len(drawn["dots"]) < len(found.rows) if drawn else False,
         drawn=len(drawn["dots"]) if drawn else 0,
         script=Markup(script),
         script_sum=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
