@@ -22,6 +22,7 @@ import pytest
 
 import trunkline as tl
 from trunkline import choices, cli, names
+from trunkline.commands import branches
 from trunkline.errors import TrunklineError
 from trunkline.model import sources
 from trunkline.train.settings import Settings
@@ -66,7 +67,7 @@ def default(value: Any) -> str:
 
 def option_tables() -> dict[str, str]:
     """The tables of docs/tune.md by name, from where each option is defined."""
-    flags = [p for p in cli.tune.params if isinstance(p, click.Option)]
+    flags = [p for p in branches.tune.params if isinstance(p, click.Option)]
     own = {field.name for field in fields(Settings)}
     help_of = [(f"`{max(p.opts, key=len)}`", *_help(p.help or "")) for p in flags if p.name not in own]
     settings = [
@@ -196,7 +197,7 @@ def test_architecture_names_every_file() -> None:
     assert set(told) == there
 
 
-@pytest.mark.parametrize("example", ["classify", "regress", "tag", "span", "rank", "recommend", "compare"])
+@pytest.mark.parametrize("example", ["classify", "regress", "tag", "span", "rank", "recommend", "compare", "serve"])
 def test_examples_run(example: str, cache: Path, tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     source = read(f"examples/{example}.py")
@@ -207,14 +208,14 @@ def test_examples_run(example: str, cache: Path, tiny_folder: Callable[[str], Pa
     assert "tuned branch" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("example", "family"), [("seq2seq", "t5"), ("generate", "llama")])
+@pytest.mark.parametrize(("example", "family"), [("seq2seq", "t5"), ("generate", "llama"), ("align", "llama")])
 def test_examples_that_write_run(
     example: str, family: str, cache: Path, tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch, capsys
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert len(read(f"examples/{example}.py").splitlines()) < 60
     main = runpy.run_path(str(ROOT / f"examples/{example}.py"))["main"]
-    split = "group" if example == "generate" else "label"
+    split = "label" if example == "seq2seq" else "group"
     main(None, str(tiny_folder(family)), settings=Settings(epochs=1, split=split, task_options="max_new_tokens=8"))
     assert "tuned branch" in capsys.readouterr().out
 
