@@ -29,7 +29,7 @@ log = logging.getLogger("trunkline.serving")
 @dataclass(frozen=True)
 class Limits:
     """rows: texts that are written at once; waiting: that wait for it; piece: tokens of a prompt that are read in one turn;
-    prompts_bytes: memory for prompts that may come again; seconds: of one text, from its first token.
+    prompts_bytes: memory for prompts that may come again; seconds: of one text, from when it was asked for.
     """
 
     rows: int = 16
@@ -90,6 +90,7 @@ class Generator:
         """
         writer = self._writers[name]
         for ask in asks:
+            ask.seconds = min(ask.seconds, self.limits.seconds)
             if not 0 < len(ask.ids) < writer.room:
                 raise Refused(
                     400,
