@@ -53,7 +53,8 @@ def make(rows: Sequence[Row], start: Branch, spec: PairSpec) -> list[Item]:
     task, tokenizer = names.task(start.task), start.backbone.tokenizer
     found = []
     for at, (prompt, answer, liked) in enumerate(said):
-        other = next((a for p, a, _ in (*said[at + 1 :], *said[:at]) if p["text"] != prompt["text"]), answer)
+        following = (said[(at + step) % len(said)] for step in range(1, len(said)))
+        other = next((text for asked, text, _ in following if asked["text"] != prompt["text"]), answer)
         one, beside = (task.prepare({**prompt, "label": text}, tokenizer, start.spec) for text in (answer, other))
         found.append(preference.two(one, beside, liked))
     return found
