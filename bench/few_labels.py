@@ -3,7 +3,8 @@
     python bench/few_labels.py                 # SST-2 and COLD with 100 labels, Banking77 with 231 (three an intent); ten draws
 
 Test accuracy in % on the official test rows, mean over draws, and the paired difference from `labels alone` with its 95% t interval over draws.
-`labels alone` is the same probe fitted on the labelled rows. Unlabelled: all other training rows (Banking77 9,772, SST-2 6,820, COLD 3,900). Test rows are never among them.
+`labels alone` is the same probe fitted on the labelled rows. Unlabelled: all other training rows (Banking77 9,772, SST-2 6,820, COLD 3,900).
+Test rows are never among them.
 """
 
 from __future__ import annotations

@@ -33,9 +33,8 @@ def main() -> None:
     print("| set | score | AUROC % | FPR@95 % | alarms % |\n|---|---|--:|--:|--:|")
     for line in lines:
         low, high = line["interval"]
-        print(
-            f"| {line['set']} | {line['score']} | {100 * line['auroc']:.1f} ({100 * low:.1f} to {100 * high:.1f}) | {100 * line['fpr95']:.1f} | {100 * line['alarms']:.1f} |"
-        )
+        auroc = f"{100 * line['auroc']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+        print(f"| {line['set']} | {line['score']} | {auroc} | {100 * line['fpr95']:.1f} | {100 * line['alarms']:.1f} |")
 
 
 def embedded(language: str, model: str) -> list[dict[str, Any]]:

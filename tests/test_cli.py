@@ -17,6 +17,7 @@ import click
 import pytest
 
 from trunkline import cli
+from trunkline.commands import branches
 from trunkline.train.settings import MODELS
 from trunkline.train.tune import tune
 
@@ -339,7 +340,7 @@ def test_models(type_in) -> None:
 
 def test_help_shows_the_defaults_of_the_function() -> None:
     """`tune` the command writes two defaults of `tune` the function in its help, and the models that stand in for none: they are the same."""
-    shown = {parameter.name: parameter.help for parameter in cli.tune.params if isinstance(parameter, click.Option)}
+    shown = {parameter.name: parameter.help for parameter in branches.tune.params if isinstance(parameter, click.Option)}
     defaults = inspect.signature(tune).parameters
     for name in ("method", "depth"):
         assert f"[default: {defaults[name].default}]" in shown[name]
@@ -363,7 +364,7 @@ def test_prepare_shows_what_was_understood_and_the_next_command(type_in, data, t
     assert following[:3] == ["trunkline", "tune", str(data)]
     assert following[-2:] == ["--out", "runs/messages"]
     assert "note:" not in said.err, "the notes are part of what is shown"
-    assert cli.tune.make_context("tune", following[2:]).params["task"] == "classify:max_tokens=8"
+    assert branches.tune.make_context("tune", following[2:]).params["task"] == "classify:max_tokens=8"
 
 
 def test_prepare_json_and_a_split_that_is_told(type_in, data, home) -> None:

@@ -33,10 +33,11 @@ LAYERS = (
     ("feedback",),
     ("serving",),
     ("corpus", "augmentation"),
+    ("commands",),
     ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-BY_NAME = {"__init__.py", "names.py", "cli.py"}
+BY_NAME = {"__init__.py", "names.py", "commands/shared.py", "commands/rows.py", "commands/branches.py", "commands/service.py"}
 """The files that look modules of ours up by name, when they are used, so that starting is fast."""
 THROUGH_TRANSFORMERS = {"gguf"}
 """Packages that no file of ours imports, and that `transformers` needs for what we ask of it."""
@@ -47,6 +48,7 @@ DISTRIBUTIONS = {
     "huggingface_hub": "huggingface-hub",
     "faiss": "faiss-cpu",
     "rouge_score": "rouge-score",
+    "prometheus_client": "prometheus-client",
 }
 
 
@@ -101,7 +103,7 @@ def problems(path: Path, code: str) -> list[str]:
     for function in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)):
         found += [f"inside {function.name}: {module}" for node in ast.walk(function) for module in ours(node)]
     looked_up = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and "import_module" in ast.unparse(n.func)]
-    if looked_up and not (path.name in BY_NAME and path.parent == SOURCE):
+    if looked_up and str(path.relative_to(SOURCE)) not in BY_NAME:
         found.append(f"import_module on line {looked_up[0].lineno}")
     return found
 

@@ -11,6 +11,7 @@ from tests.alignment.worlds import PROMPTS, WORD, start
 from trunkline.alignment import ift
 from trunkline.alignment.estimators import kl_k1, policy_loss, token_rewards
 from trunkline.alignment.online import _weights
+from trunkline.alignment.rollout import Drawing, roll_out
 from trunkline.errors import DataError
 
 IFT = {"answers": 64, "asked": 64, "max_new_tokens": 4, "learning_rate": 2e-2, "hacking": "off", "kl": 0.01, "steps": 2, "rounds": 6}
@@ -70,7 +71,7 @@ def test_adversarial_psi_tells_the_start_from_people_and_the_policy_becomes_like
 def test_adversarial_ends_when_psi_cannot_tell_any_more(tiny_folder):
     """People's answers are the policy's own."""
     branch = start(tiny_folder("gpt2"))
-    rollouts = ift.online.roll_out(branch, PROMPTS * 20, ift.online.Drawing(4), seed=9)
+    rollouts = roll_out(branch, PROMPTS * 20, Drawing(4), seed=9)
     rows = [{**row, "label": text} for row, text in zip(PROMPTS * 20, rollouts.texts) if text]
     told = {
         **IFT,

@@ -10,7 +10,8 @@ from tests import tiny
 from tests.alignment.worlds import PROMPTS, TOY, start
 from trunkline import names
 from trunkline.alignment import ppo
-from trunkline.alignment.online import judges_of, learn
+from trunkline.alignment.finish import judges_of
+from trunkline.alignment.online import learn
 from trunkline.alignment.rewards import Part, judge, parts_of, reads_states
 from trunkline.alignment.rollout import Drawing, Rollouts, roll_out
 from trunkline.branch import Branch

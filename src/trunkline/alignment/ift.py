@@ -21,11 +21,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from trunkline.alignment import online
+from trunkline.alignment import finish
 from trunkline.alignment.estimators import leave_one_out
-from trunkline.alignment.online import Experience, Goal, Learned, Loop, Settings
+from trunkline.alignment.experience import Experience, Goal, Learned, Settings
+from trunkline.alignment.online import Loop
 from trunkline.alignment.rewards import Part
-from trunkline.alignment.rollout import Rollouts
+from trunkline.alignment.rollout import Rollouts, roll_out
 from trunkline.alignment.scoring import Value, token_scores
 from trunkline.branch import Branch
 from trunkline.choices import between, one_of
@@ -243,9 +244,9 @@ def _ask(loop: Loop, number: int) -> Rollouts:
     chance = np.random.default_rng((loop.settings.seed, number, 3))
     config: Any = loop.settings
     some = [loop.rows[at] for at in chance.choice(len(loop.rows), config.asked, replace=len(loop.rows) < config.asked)]
-    return online.roll_out(loop.policy, some, loop.drawing, seed=config.seed * 1_000_003 + 500_009 + number)
+    return roll_out(loop.policy, some, loop.drawing, seed=config.seed * 1_000_003 + 500_009 + number)
 
 
 def align(start: Branch, parts: Split, config: Config, settings: training.Settings, out: Path | None = None) -> Branch:
     """The policy's branch with its history, from rows alone: people's answers (adversarial), or answers with what was said of them."""
-    return online.finished(GOAL, learn(start, list(parts.train), config), parts, config, out)
+    return finish.finished(GOAL, learn(start, list(parts.train), config), parts, config, out)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from trunkline.alignment import online
+from trunkline.alignment import finish
 from trunkline.alignment.estimators import gae
-from trunkline.alignment.online import Experience, Goal, Settings
+from trunkline.alignment.experience import Experience, Goal, Settings
 from trunkline.branch import Branch
 from trunkline.data.split import Split
 from trunkline.train import settings as training
@@ -35,5 +35,5 @@ GOAL = Goal("ppo", advantages, has_value=True)
 
 
 def align(start: Branch, parts: Split, config: Config, settings: training.Settings, out: Path | None = None) -> Branch:
-    """The policy's branch with its history (online.align)."""
-    return online.align(GOAL, start, parts, config, settings, out)
+    """The policy's branch with its history (finish.align)."""
+    return finish.align(GOAL, start, parts, config, settings, out)

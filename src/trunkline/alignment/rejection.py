@@ -18,7 +18,7 @@ import numpy as np
 
 from trunkline import branch as branches
 from trunkline import storage
-from trunkline.alignment.online import judges_of
+from trunkline.alignment.finish import judges_of
 from trunkline.alignment.preference import identity
 from trunkline.alignment.rewards import Part, judge, parts_of
 from trunkline.alignment.roles import policy_from

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from trunkline.alignment import online
+from trunkline.alignment import finish
 from trunkline.alignment.estimators import leave_one_out
-from trunkline.alignment.online import Experience, Goal, Settings
+from trunkline.alignment.experience import Experience, Goal, Settings
 from trunkline.branch import Branch
 from trunkline.data.split import Split
 from trunkline.train import settings as training
@@ -42,5 +42,5 @@ GOAL = Goal("rloo", advantages, weights="answers")
 
 
 def align(start: Branch, parts: Split, config: Config, settings: training.Settings, out: Path | None = None) -> Branch:
-    """The policy's branch with its history (online.align)."""
-    return online.align(GOAL, start, parts, config, settings, out)
+    """The policy's branch with its history (finish.align)."""
+    return finish.align(GOAL, start, parts, config, settings, out)

@@ -29,7 +29,7 @@ class Server:
     def __init__(self, session: Session, *, port: int = 0) -> None:
         self.key = secrets.token_urlsafe(18)
         try:
-            self._http = ThreadingHTTPServer(("127.0.0.1", port), _handler(session, self.key))
+            self._http = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"session": session, "key": self.key}))
         except OSError as error:
             raise OptionError(f"port={port}: {error.strerror or error}. Give another one, or 0 for a free one.") from error
         self._http.daemon_threads = True
@@ -48,82 +48,81 @@ class Server:
         self._http.server_close()
 
 
-def _handler(session: Session, key: str) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        server_version, sys_version = "trunkline", ""
-        timeout = 30
+class _Handler(BaseHTTPRequestHandler):
+    session: Session  # both are set on a subclass by `Server`
+    key: str
+    server_version, sys_version = "trunkline", ""
+    timeout = 30
 
-        def do_GET(self) -> None:
-            parts = urlsplit(self.path)
-            asked = {name: values[0] for name, values in parse_qs(parts.query).items()}
-            if not self._own_host():
-                self._refuse(HTTPStatus.FORBIDDEN, "ask under the address that was printed")
-            elif parts.path in _ASSETS:
-                self._send(_asset(parts.path[1:]), f"{_ASSETS[parts.path]}; charset=utf-8")
-            elif parts.path == "/" and hmac.compare_digest(asked.get("key", "").encode(), key.encode()):
-                self._send(_asset("label.html"), "text/html; charset=utf-8")
-            elif not self._knows_key():
-                self._refuse(HTTPStatus.FORBIDDEN, "open the whole address that was printed, with its key")
-            elif parts.path == "/next":
-                self._json(session.next(asked.get("by", "")) or {"row": None})
-            elif parts.path == "/state":
-                self._json(session.state())
-            else:
-                self._refuse(HTTPStatus.NOT_FOUND, "no such page")
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        asked = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        if not self._own_host():
+            self._refuse(HTTPStatus.FORBIDDEN, "ask under the address that was printed")
+        elif parts.path in _ASSETS:
+            self._send(_asset(parts.path[1:]), f"{_ASSETS[parts.path]}; charset=utf-8")
+        elif parts.path == "/" and hmac.compare_digest(asked.get("key", "").encode(), self.key.encode()):
+            self._send(_asset("label.html"), "text/html; charset=utf-8")
+        elif not self._knows_key():
+            self._refuse(HTTPStatus.FORBIDDEN, "open the whole address that was printed, with its key")
+        elif parts.path == "/next":
+            self._json(self.session.next(asked.get("by", "")) or {"row": None})
+        elif parts.path == "/state":
+            self._json(self.session.state())
+        else:
+            self._refuse(HTTPStatus.NOT_FOUND, "no such page")
 
-        def do_POST(self) -> None:
-            if not self._own_host() or not self._knows_key():
-                self._refuse(HTTPStatus.FORBIDDEN, "open the whole address that was printed, with its key")
-                return
-            try:
-                size = int(self.headers.get("Content-Length", ""))
-                if not 0 < size <= _MOST or self.headers.get_content_type() != "application/json":
-                    raise ValueError("a JSON body of at most 1 MiB is needed")
-                body = json.loads(self.rfile.read(size))
-                told = {name: str(body.get(name, "")) for name in ("row", "by", "label")}
-                self._act(urlsplit(self.path).path, told)
-            except (ValueError, AttributeError, TrunklineError) as error:
-                self._refuse(HTTPStatus.BAD_REQUEST, str(error))
+    def do_POST(self) -> None:
+        if not self._own_host() or not self._knows_key():
+            self._refuse(HTTPStatus.FORBIDDEN, "open the whole address that was printed, with its key")
+            return
+        try:
+            size = int(self.headers.get("Content-Length", ""))
+            if not 0 < size <= _MOST or self.headers.get_content_type() != "application/json":
+                raise ValueError("a JSON body of at most 1 MiB is needed")
+            body = json.loads(self.rfile.read(size))
+            told = {name: str(body.get(name, "")) for name in ("row", "by", "label")}
+            self._act(urlsplit(self.path).path, told)
+        except (ValueError, AttributeError, TrunklineError) as error:
+            self._refuse(HTTPStatus.BAD_REQUEST, str(error))
 
-        def _act(self, path: str, told: dict[str, str]) -> None:
-            if path == "/label":
-                session.label(told["row"], told["by"], told["label"])
-            elif path == "/undo":
-                session.undo(told["by"])
-            elif path == "/decide":
-                session.decide(told["row"], told["by"], told["label"])
-            else:
-                self._refuse(HTTPStatus.NOT_FOUND, "no such act")
-                return
-            self._json({"done": True})
+    def _act(self, path: str, told: dict[str, str]) -> None:
+        if path == "/label":
+            self.session.label(told["row"], told["by"], told["label"])
+        elif path == "/undo":
+            self.session.undo(told["by"])
+        elif path == "/decide":
+            self.session.decide(told["row"], told["by"], told["label"])
+        else:
+            self._refuse(HTTPStatus.NOT_FOUND, "no such act")
+            return
+        self._json({"done": True})
 
-        def _own_host(self) -> bool:
-            """Against DNS rebinding: a page of another name that resolves to 127.0.0.1."""
-            return self.headers.get("Host", "").rpartition(":")[0] in ("127.0.0.1", "localhost")
+    def _own_host(self) -> bool:
+        """Against DNS rebinding: a page of another name that resolves to 127.0.0.1."""
+        return self.headers.get("Host", "").rpartition(":")[0] in ("127.0.0.1", "localhost")
 
-        def _knows_key(self) -> bool:
-            return hmac.compare_digest(self.headers.get("X-Key", "").encode(), key.encode())
+    def _knows_key(self) -> bool:
+        return hmac.compare_digest(self.headers.get("X-Key", "").encode(), self.key.encode())
 
-        def _json(self, value: Any) -> None:
-            self._send(json.dumps(value, ensure_ascii=True).encode(), "application/json")
+    def _json(self, value: Any) -> None:
+        self._send(json.dumps(value, ensure_ascii=True).encode(), "application/json")
 
-        def _refuse(self, status: HTTPStatus, why: str) -> None:
-            self._send(json.dumps({"error": why}).encode(), "application/json", status)
+    def _refuse(self, status: HTTPStatus, why: str) -> None:
+        self._send(json.dumps({"error": why}).encode(), "application/json", status)
 
-        def _send(self, data: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
-            self.send_response(status)
-            for name, value in {
-                "Content-Type": kind, "Content-Length": str(len(data)), "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",
-                "Referrer-Policy": "no-referrer", "Content-Security-Policy": _CSP,
-            }.items():  # fmt: skip
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(data)
+    def _send(self, data: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
+        self.send_response(status)
+        for name, value in {
+            "Content-Type": kind, "Content-Length": str(len(data)), "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer", "Content-Security-Policy": _CSP,
+        }.items():  # fmt: skip
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (the name of the library)
-            """Nothing: requests hold texts of users."""
-
-    return Handler
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (the name of the library)
+        """Nothing: requests hold texts of users."""
 
 
 def _asset(name: str) -> bytes:

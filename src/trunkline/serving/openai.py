@@ -77,6 +77,13 @@ def router(service: Service, generator: Generator | None = None) -> APIRouter:
         service.quotas.tokens(request.state.key, tokens)
         return _json(_embeddings(asked, vectors, tokens))
 
+    _add_models(made, writes)
+    return made
+
+
+def _add_models(made: APIRouter, writes: Generator) -> None:
+    """The routes that say which writers there are."""
+
     @made.get("/v1/models")
     async def models() -> Response:
         """The writers."""
@@ -87,8 +94,6 @@ def router(service: Service, generator: Generator | None = None) -> APIRouter:
         """One writer."""
         _branch(writes, name)
         return _json(_model(name))
-
-    return made
 
 
 def _loaded(service: Service) -> Generator:

@@ -102,7 +102,7 @@ def _scored(logits: torch.Tensor) -> torch.Tensor:
 def _encoded(row: Row, answer: str | None, tokenizer: Any, spec: TaskSpec) -> tuple[Tokens, bool]:
     """A chat by the model's template where it is one that writes, else prompt and answer as a pair of texts."""
     if answer is None:
-        return tokenizer.encode(row["text"], max_tokens=spec.max_tokens)  # type: ignore[no-any-return]
+        return tokenizer.encode(row["text"], max_tokens=spec.max_tokens)
     if row.get("messages") and tokenizer.pairs_joined:
         messages = [*row["messages"], {"role": "assistant", "content": answer}]
         return _end_of(render(tokenizer, messages, add_answer_prompt=False).ids, len(tokenizer.start_ids), spec.max_tokens)

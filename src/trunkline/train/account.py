@@ -148,6 +148,7 @@ def _write(
 
 
 def report_of(done: Run, branch: Branch, measured: str, found: dict[str, Any]) -> Report:
+    """The report of a branch: `found` holds its results, comparisons and tables, measured on the part of the rows that is named."""
     return Report(
         task=branch.task,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

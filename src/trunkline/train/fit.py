@@ -318,6 +318,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, learned: dict[str, torch
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, learned: dict[str, torch.nn.Parameter], flat: Tensors) -> None:
+    """Put back what `optimizer_tensors` gave, into the optimizer of the same parameters."""
     for name, tensor in flat.items():
         parameter_name, _, entry = name.rpartition("|")
         parameter = learned[parameter_name]
