@@ -88,9 +88,9 @@ class LanguageModel:
 class LanguageHead(nn.Module):
     """Called with hidden (S, T, D) and the batch: the log-probability (M,) of each target that counts, and "rows" (M,), the item of each.
 
-    batch.targets: (S, T) token ids, or (B, n, T) where each item has n sequences; IGNORE where no loss is wanted.
-    For a decoder they stand where the tokens themselves stand, and the state before each is what it is predicted from; of an encoder-decoder the hidden states are the decoder's, which read the
-    targets already moved by one (decoder.py). It has no weights: `Network` ties it to the backbone's.
+    batch.targets: (S, T) token ids, or (B, n, T) where each item has n sequences; IGNORE where no loss is wanted. For a decoder they stand
+    where the tokens themselves stand, and the state before each is what it is predicted from; of an encoder-decoder the hidden states are
+    the decoder's, which read the targets already moved by one (decoder.py). It has no weights: `Network` ties it to the backbone's.
     """
 
     def __init__(self) -> None:
