@@ -216,8 +216,8 @@ def test_what_the_reference_said_is_kept_for_a_run_that_was_stopped(tiny_folder,
 def test_what_does_not_fit_is_refused(tiny_folder, tmp_path):
     assert (reads("dpo:beta=0.2"), reads("kto")) == ("reward", "generate")
     start = start_of(tiny_folder("llama"))
-    with pytest.raises(OptionError, match="Did you mean 'dpo'"):
-        align(rows(), "dppo", start=start)
+    with pytest.raises(OptionError, match="goal='dpoo': unknown"):
+        align(rows(), "dpoo", start=start)
     with pytest.raises(OptionError, match="read for 'generate'"):
         align(rows(task="generate"), "dpo", start=start)
     with pytest.raises(OptionError, match="Leave model and depth out"):
