@@ -176,7 +176,7 @@ def test_two_people_in_a_browser(server: Server, session: Session) -> None:
         wang.click("#disputes button >> nth=0")
         wang.wait_for_selector("#disputes", state="hidden")
         wang.click("#language")
-        assert "已标注" in wang.inner_text("#progress")
+        wang.wait_for_selector("#progress:has-text('已标注')")  # it is asked for anew
         browser.close()
     assert not wrong
     acts = [(act.by, act.kind, act.label) for act in session.annotations.acts]

@@ -87,6 +87,7 @@ def test_a_large_body_is_refused_before_it_is_read(client):
     assert client("GET", "/livez")[0] == 200
 
 
+@pytest.mark.slow
 def test_three_megabytes_in_pieces_of_six_bytes(client):
     """Bar S8: no crash, and no more than the limit is read."""
     pieces = b"6\r\n      \r\n" * (3 << 20 // 6 >> 3)

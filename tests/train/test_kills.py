@@ -140,7 +140,7 @@ def test_ctrl_c_in_a_run_from_python_leaves_a_checkpoint_that_goes_on_bit_for_bi
     assert not (place / "python.checkpoints").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGINT, 130)])
 def test_a_command_that_is_stopped_leaves_a_checkpoint_that_goes_on_bit_for_bit(number, code, run, clean, place, tiny_folder):
     out = place / f"stopped{code}"
     flags = [f"--{key.replace('_', '-')}={'none' if value is None else value}" for key, value in LONG.items()]
@@ -180,13 +180,14 @@ def test_changed_rows_and_changed_options_are_refused_by_name_and_force_goes_on(
     assert (place / "changed" / "branch.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_another_number_of_threads_is_a_warning(run, place):
     interrupted(lambda: run("threads"), place / "threads.checkpoints")
     with pytest.warns(UserWarning, match=r"machine\.threads changed since the checkpoint"):
         run("threads", threads=2)
 
 
-@pytest.mark.parametrize("folder", ["", "seed-0"], ids=["the whole run", "the loop"])
+@pytest.mark.parametrize("folder", [pytest.param("", marks=pytest.mark.slow), "seed-0"], ids=["the whole run", "the loop"])
 def test_a_second_run_with_the_same_out_is_refused_while_the_first_goes_on(folder, run, place):
     name, refused = f"twice{folder}", []
 
