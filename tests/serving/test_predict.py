@@ -1,6 +1,7 @@
 """/v1/predict over a real socket: what is answered is what the branches say, and every wrong request gets a refusal that says why."""
 
 import json
+import re
 
 import pytest
 
@@ -99,6 +100,13 @@ def test_a_wrong_request_is_refused(client, name):
     assert code in (None, error["code"])
     assert error["request_id"] == found[1]["x-request-id"]
     assert "Traceback" not in json.dumps(error)
+    assert not re.search(r"constrained|union|function-|Row\]", error["message"]), "names of the library are nothing for people"
+
+
+def test_what_is_wrong_with_a_body_is_said_by_place(client):
+    said = {body: client("POST", "/v1/predict", body.encode())[2]["error"]["message"] for body in ('{"texts": ["a"]}', '{"inputs": [""]}')}
+    assert said['{"texts": ["a"]}'] == "inputs: Field required; texts: Extra inputs are not permitted"
+    assert said['{"inputs": [""]}'].startswith("inputs.0: String should have at least 1 character, or: ")
 
 
 @pytest.mark.parametrize(

@@ -71,11 +71,21 @@ def valid(model: type[M], given: Any) -> M:
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[:5]
-        told = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in first)
-        raise Refused(422, "invalid_request", told[:1000]) from None
+        raise Refused(422, "invalid_request", _told(error)[:1000]) from None
 
 
+def _told(error: ValidationError) -> str:
+    """Where it is wrong and what. Of a value of several kinds the library says what each kind lacks, under its own names: here the deepest place."""
+    found: dict[str, list[str]] = {}
+    for one in error.errors(include_url=False, include_input=False, include_context=False):
+        parts = [str(part) for part in one["loc"] if isinstance(part, int) or (_FIELD.fullmatch(part) and part not in _KINDS)]
+        found.setdefault(".".join(parts) or "body", []).append(one["msg"])
+    deepest = [place for place in found if not any(other.startswith(f"{place}.") for other in found)]
+    return "; ".join(f"{place}: {', or: '.join(dict.fromkeys(found[place]))}" for place in deepest[:5])
+
+
+_FIELD = re.compile(r"[a-z_][a-z0-9_]*")
+_KINDS = {"str", "int", "float", "bool", "none", "dict"}
 _QUOTED = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 
