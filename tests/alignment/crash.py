@@ -57,7 +57,7 @@ if __name__ == "__main__":
     branch = start(tiny.save("gpt2", place / "model"))
     killed(lambda: ((place / "clean").mkdir(), run(branch, place / "clean")))
     wanted, same, kills = (place / "clean" / "end.json").read_text(), 0, 0
-    for where, at in (("learning", 6), ("writing", 40)):
+    for where, at in (("learning", 1), ("learning", 6), ("writing", 5), ("writing", 40)):
         folder = place / f"{where}{at}"
         folder.mkdir()
         kills += killed(lambda: (die(where, at), run(branch, folder)))  # noqa: B023 - the child runs at once

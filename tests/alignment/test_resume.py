@@ -21,7 +21,7 @@ def test_kills_while_writing_and_while_learning_change_no_byte(tmp_path):
     command = [sys.executable, "-m", "tests.alignment.crash", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {"kills": 2, "identical": 2, "steps": 5}
+    assert json.loads(done.stdout.splitlines()[-1]) == {"kills": 4, "identical": 4, "steps": 5}
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tiny_folder, tmp_path):
