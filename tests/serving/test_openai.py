@@ -23,6 +23,7 @@ from trunkline.branch import Branch
 from trunkline.model.writing.chat import render
 from trunkline.serving.chat import ChatRequest, Message, prompt_of_chat
 from trunkline.serving.generator_grammar import Grammar
+from trunkline.serving.generator_rows import Row
 from trunkline.serving.refused import Refused
 from trunkline.serving.serve import serving
 from trunkline.serving.settings import ServeSettings
@@ -212,6 +213,19 @@ def test_a_half_request_that_is_cut_off_is_no_error(server: str) -> None:
         end.recv(100)
     status, _, found = Client(server)("GET", "/v1/models")
     assert (status, len(found["data"])) == (200, 2)
+
+
+def test_a_stream_that_fails_names_its_request(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the id that the log has, and with no word of what went wrong."""
+
+    def broken(self: Row, logits: Any) -> int:
+        raise RuntimeError("secret text")
+
+    monkeypatch.setattr(Row, "choose", broken)
+    _, headers, events = Client(server)("POST", "/v1/chat/completions", {"model": "style", "messages": HELLO, "stream": True})
+    error = json.loads(events.removeprefix(b"data: "))["error"]
+    assert (error["code"], error["request_id"]) == ("internal", headers["x-request-id"])
+    assert b"secret" not in events
 
 
 def test_markup_is_passed_on_as_text(server: str) -> None:

@@ -135,8 +135,8 @@ class Generator:
                             self._step(name, batch)
                 except Exception as error:  # nobody waits for ever: the rows of this turn end, the next ones are served
                     log.error("writing failed: %s", type(error).__name__)
-                    self._fail()
-        self._fail()
+                    self._end_all("failed")
+        self._end_all("cancelled")
 
     def _take(self) -> bool:
         """Wait for work, and take the next prompt where there is room. False when it is over."""
@@ -225,7 +225,7 @@ class Generator:
         batch.lengths = [batch.lengths[at] for at in stay]
         batch.cache = fresh(without(content(batch.cache), stay, batch.lengths)) if stay and batch.cache is not None else None
 
-    def _fail(self) -> None:
+    def _end_all(self, reason: str) -> None:
         """End every row that is on its way, and where it is over those that wait too."""
         going = [row for batch in self._batches.values() for row in batch.rows]
         going += [self._reading[1].row] if self._reading else []
@@ -237,7 +237,7 @@ class Generator:
         for batch in self._batches.values():
             batch.rows, batch.lengths, batch.last, batch.cache = [], [], [], None
         for row in going:
-            row.fail()
+            row.break_off(reason)
 
 
 def _chosen(row: Row, logits: torch.Tensor) -> int:
@@ -246,7 +246,7 @@ def _chosen(row: Row, logits: torch.Tensor) -> int:
         return row.choose(logits)
     except Exception as error:
         log.error("a text failed: %s", type(error).__name__)
-        row.fail()
+        row.break_off("failed")
         return 0
 
 

@@ -91,11 +91,11 @@ class Row:
         self._go_on(chosen)
         return chosen
 
-    def fail(self) -> None:
+    def break_off(self, reason: str) -> None:
         """End the row without another word."""
         if self.reason is None:
-            self.reason = "failed"
-            self.ask.on_piece(Piece("", (), "failed", len(self.ids)))
+            self.reason = reason
+            self.ask.on_piece(Piece("", (), reason, len(self.ids)))
 
     def end(self, reason: str) -> None:
         """End the row here, and hand on what is left."""

@@ -22,6 +22,7 @@ from trunkline.serving.api.predict import unless_gone
 from trunkline.serving.chat import ChatRequest, CompletionRequest, EmbeddingRequest, asks, prompt_of_chat, prompts_of_completion
 from trunkline.serving.compute.load import Shelf
 from trunkline.serving.edge.body import read_json
+from trunkline.serving.edge.guard import request_id
 from trunkline.serving.generator import Generator
 from trunkline.serving.generator_rows import Ask, Chosen, Piece
 from trunkline.serving.refused import Refused
@@ -196,7 +197,7 @@ async def _streamed(reply: _Reply) -> AsyncIterator[bytes]:
     about = reply.about("chat.completion.chunk" if reply.is_chat else "text_completion")
     async for at, piece in reply.each():
         if piece.reason in ("failed", "cancelled"):
-            yield _event(_failed(piece.reason).body(reply.id))
+            yield _event(_failed(piece.reason).body(request_id.get()))
             return
         yield _event({**about, "choices": [_delta(reply, at, piece, first=not begun[at])]})
         begun[at] = True
