@@ -23,7 +23,7 @@ try:
 
     from trunkline.serving.app import app
     from trunkline.serving.compute.inside import Inside
-    from trunkline.serving.compute.pool import Compute, Pool
+    from trunkline.serving.compute.pool import Compute, Pool, WorkerDied
     from trunkline.serving.edge.guard import Guard
     from trunkline.serving.edge.keys import Keys
     from trunkline.serving.edge.protocol import protocol
@@ -168,8 +168,9 @@ class Server(uvicorn.Server):
     async def _load(self) -> None:
         try:
             await self._made.start()
-        except TrunklineError as error:
-            self.failed, self.should_exit = error, True
+        except (TrunklineError, WorkerDied, TimeoutError) as error:
+            self.failed = error if isinstance(error, TrunklineError) else ArtefactError("A worker died while it loaded the branches.")
+            self.should_exit = True
             return
         self.say(f"Serving {', '.join([*self._made.branches.names, *self._made.writers])} on {self.address}")
 

@@ -91,7 +91,7 @@ class Pool:
             for worker in self._workers:
                 if worker.ready:
                     about = await worker.add(version)
-        except (ArtefactError, WorkerDied):
+        except (ArtefactError, WorkerDied, TimeoutError):
             del self._versions[version.id]
             await self.remove(version.id)
             raise
@@ -152,8 +152,8 @@ class Pool:
             began = time.monotonic()
             try:
                 await self._run(worker)
-            except ArtefactError as error:
-                log.error("a worker cannot load its branches: %s", error)
+            except (ArtefactError, OSError) as error:  # of the system, or for as long as no worker takes to load: it is tried again
+                log.error("a worker does not start: %s", error or type(error).__name__)
             finally:
                 worker.kill()
             quick = time.monotonic() - began < 60

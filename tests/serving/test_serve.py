@@ -1,0 +1,95 @@
+"""The server's begin and end: ready when all is loaded and not while it goes away, and no start that fails and is waited for."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.serving.conftest import Client
+from trunkline.errors import ArtefactError
+from trunkline.serving.app import app
+from trunkline.serving.compute.inside import Inside
+from trunkline.serving.compute.pool import WorkerDied
+from trunkline.serving.serve import Server, listening, service
+from trunkline.serving.settings import ServeSettings
+
+SETTINGS = ServeSettings(port=0, runtime="torch", drain_seconds=5.0, threads=1)
+
+
+class Held(Inside):
+    """Loads when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__(SETTINGS)
+        self.go = threading.Event()
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self.go.wait, 60)
+
+
+class Dies(Inside):
+    """Computes in a process that is killed while it loads."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(SETTINGS)
+        self._error = error
+
+    async def add(self, version):
+        raise self._error
+
+
+def server_of(folder: Path, compute: Inside) -> Server:
+    made = service([folder], SETTINGS, compute, None, None)
+    return Server(made, app(made), listening(SETTINGS))
+
+
+def soon(done: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not done():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_ready_when_all_is_loaded_and_not_while_draining(folders: dict[str, Path]):
+    """Bar S22."""
+    compute = Held()
+    server = server_of(folders["mood"], compute)
+    thread = threading.Thread(target=server.run_until_stopped, daemon=True)
+    thread.start()
+    client = Client(server.address)
+    soon(lambda: server.started)
+    looks = {path: client("GET", path)[0] for path in ("/livez", "/readyz", "/startupz")}
+    assert looks == {"/livez": 200, "/readyz": 503, "/startupz": 503}
+    assert client.predict("card")[2]["error"]["code"] == "starting"
+    compute.go.set()
+    soon(lambda: client("GET", "/readyz")[0] == 200)
+    assert client.predict("card")[0] == 200
+    server._guard.in_flight += 1  # one that is not answered yet
+    server.begin_drain()
+    assert (client("GET", "/livez")[0], client("GET", "/readyz")[0]) == (200, 503)
+    assert client.predict("card")[2]["error"]["code"] == "draining"
+    server._guard.in_flight -= 1
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("error", [WorkerDied(), TimeoutError(), ArtefactError("not the description of a branch")])
+def test_a_start_that_fails_ends_the_server(folders: dict[str, Path], error: Exception):
+    """Whatever kept the branches from being loaded: it is said, and nobody waits for a server that never comes."""
+    raised = []
+
+    def run() -> None:
+        try:
+            server.run_until_stopped()
+        except ArtefactError as found:
+            raised.append(found)
+
+    server = server_of(folders["mood"], Dies(error))
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert len(raised) == 1
