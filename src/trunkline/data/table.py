@@ -5,8 +5,10 @@ File formats make theirs in `formats` and `delimited`; `columns` picks from it; 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from trunkline.errors import DataError, OptionError
@@ -16,6 +18,9 @@ Record = tuple[int, dict[str, Any]]
 """Where a row starts (line of the file, or row number where there are no lines, from 1) and its values by column."""
 
 Records = Generator[Record | Problem, None, None]
+
+_SAMPLE = 500  # records that the form of a table is found by
+_SHOWN = 80  # characters of a cell
 
 
 @dataclass
@@ -34,6 +39,43 @@ class Table:
     header: bool = False
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+
+def looked_into(table: Table) -> tuple[Table, list[dict[str, Any]], tuple[str, ...]]:
+    """The table, to be read from its start; its first rows, by which its form is found; and its columns, of these rows where it names none."""
+    sample = list(islice(table.records, _SAMPLE))
+    rows = [record[1] for record in sample if not isinstance(record, Problem)]
+    there = tuple(table.columns) or tuple(dict.fromkeys(key for row in rows for key in row))
+    return replace(table, records=_again(sample, table.records)), rows, there
+
+
+def _again(sample: Sequence[Record | Problem], rest: Records) -> Records:
+    with closing(rest):
+        yield from sample
+        yield from rest
+
+
+def each(name: str, records: Records, make: Callable[[int, dict[str, Any]], Iterable[dict[str, Any]]], shown: str = "text") -> Records:
+    """The rows that `make(line, values)` gives for each record: all of them, or where it raises a ValueError one Problem, which shows `shown`.
+
+    shown: a column; Problems of the source are passed on
+
+    >>> list(each("memory", from_dicts([{"text": "2"}, {"text": "two"}], "memory"), lambda line, values: [{"number": int(values["text"])}]))
+    [(1, {'number': 2}), Problem(file='memory', line=2, text='two', reason="invalid literal for int() with base 10: 'two'")]
+    """
+    with closing(records):
+        for record in records:
+            if isinstance(record, Problem):
+                yield record
+                continue
+            line, values = record
+            try:
+                made = list(make(line, values))
+            except ValueError as error:
+                cell = values.get(shown)
+                yield Problem(name, line, "" if cell is None else str(cell)[:_SHOWN], str(error))
+            else:
+                yield from ((line, row) for row in made)
 
 
 def from_objects(source: Any) -> Table:

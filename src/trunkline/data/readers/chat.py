@@ -20,17 +20,14 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
 from typing import Any
 
 from trunkline.data.cells import fold, is_missing
 from trunkline.data.columns import Columns
 from trunkline.data.readers.spans import clean, plain
-from trunkline.data.table import Record, Records, Table
+from trunkline.data.table import Records, Table, each, looked_into
 from trunkline.errors import DataError, unknown
-from trunkline.types import Problem
 
 Message = dict[str, str]
 
@@ -59,7 +56,6 @@ TEXT = ("text", "content", "document", "body", "文本", "内容", "正文")
 _LISTS = ("messages", "conversations", "conversation", "dialogue", "dialog")
 _TOOLS = ("tools", "functions")
 _SPEAKERS = re.compile(r"\n\n(Human|Assistant):")
-_SAMPLE = 500  # records that the form is found by
 
 
 def as_dialogues(table: Table, told: Columns, *, labelled: bool = True, turns: str = "all") -> tuple[Table, Columns]:
@@ -74,14 +70,12 @@ def as_dialogues(table: Table, told: Columns, *, labelled: bool = True, turns: s
     """
     if turns not in TURNS:
         raise unknown("turns", turns, TURNS)
-    sample = list(islice(table.records, _SAMPLE))
-    rows = [record[1] for record in sample if not isinstance(record, Problem)]
-    there = tuple(table.columns) or tuple(dict.fromkeys(key for row in rows for key in row))
+    table, rows, there = looked_into(table)
     form = _form(table, there, rows, told)
     kept = tuple(name for name in (told.id, told.group, told.time, "split", "id") if name and name in there)
     kept += tuple(name for name in ("margin", "annotator") if name in there)
     columns = ("text", "messages", "label", "group", "tools", "rejected", "liked", *kept)
-    made = Table(table.name, tuple(dict.fromkeys(columns)), _records(table, form, sample, (labelled, turns), kept), notes=table.notes)
+    made = Table(table.name, tuple(dict.fromkeys(columns)), _records(table, form, (labelled, turns), kept), notes=table.notes)
     group = told.group or (None if form.is_plain else "group")
     return made, replace(told, text="text", label="label" if labelled and not form.is_plain else None, group=group)
 
@@ -156,20 +150,12 @@ def _form(table: Table, there: Sequence[str], rows: Sequence[Mapping[str, Any]],
     return _Form(messages, asked, answered, preferred)
 
 
-def _records(table: Table, form: _Form, sample: Sequence[Record | Problem], how: tuple[bool, str], kept: Sequence[str]) -> Records:
-    with closing(table.records):
-        for record in chain(sample, table.records):
-            if isinstance(record, Problem):
-                yield record
-                continue
-            line, values = record
-            try:
-                made = list(_rows(form, line, values, how))
-            except ValueError as error:
-                yield Problem(table.name, line, _glimpse(form, values), str(error))
-            else:
-                carried = {name: values.get(name) for name in kept}
-                yield from ((line, {**row, **carried}) for row in made)
+def _records(table: Table, form: _Form, how: tuple[bool, str], kept: Sequence[str]) -> Records:
+    def rows(line: int, values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        carried = {name: values.get(name) for name in kept}
+        yield from ({**row, **carried} for row in _rows(form, line, values, how))
+
+    yield from each(table.name, table.records, rows, form.messages or form.asked or "")
     table.notes.extend(form.notes())
 
 
@@ -357,9 +343,3 @@ def _quiet(value: Any) -> Any:
         return plain(value)
     except ValueError:
         return None
-
-
-def _glimpse(form: _Form, record: Mapping[str, Any]) -> str:
-    """What a problem shows of its record."""
-    value = record.get(form.messages or form.asked or "")
-    return (value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False, default=str))[:80]

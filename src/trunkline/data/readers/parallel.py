@@ -12,9 +12,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import chain, islice, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from trunkline.data.decode import find_encoding, open_text
 from trunkline.data.delimited import MAX_LINE
 from trunkline.data.formats import Form
 from trunkline.data.readers.spans import plain
-from trunkline.data.table import Record, Records, Table
+from trunkline.data.table import Records, Table, each, looked_into
 from trunkline.errors import DataError, unknown
 from trunkline.types import Problem
 
@@ -45,7 +45,6 @@ PAIRS = (
 """Names of two columns that belong together, as (source, target); the first pair that is there is taken."""
 _BRACES = re.compile(r"(.*)\{([^{},]+),([^{},]+)\}(.*)", re.DOTALL)
 _NUMBERED = 9  # summary1 to summary9
-_SAMPLE = 500
 
 
 def open_parallel(source: Any, form: Form, told: Columns, *, labelled: bool = True) -> tuple[Table, Columns] | None:
@@ -71,13 +70,11 @@ def as_parallel(table: Table, told: Columns, *, labelled: bool = True) -> tuple[
 
     Raises: OptionError for a told column that is not there; DataError where none looks like a source or a target.
     """
-    sample = list(islice(table.records, _SAMPLE))
-    rows = [record[1] for record in sample if not isinstance(record, Problem)]
-    there = tuple(table.columns) or tuple(dict.fromkeys(key for row in rows for key in row))
+    table, rows, there = looked_into(table)
     form = _choose(table, there, rows, told, labelled)
     others = tuple(name for name in there if name not in (form.text, *form.labels, "text", "label"))
     columns = replace(told, text="text", label="label" if form.labels else None)
-    return Table(table.name, ("text", "label", *others), _records(table, form, sample, others), notes=table.notes), columns
+    return Table(table.name, ("text", "label", *others), _records(table, form, others), notes=table.notes), columns
 
 
 @dataclass(frozen=True)
@@ -186,11 +183,8 @@ def _listed(value: Any) -> Any:
     return found if isinstance(found, list) and all(isinstance(one, str) for one in found) else value
 
 
-def _records(table: Table, form: _Form, sample: Sequence[Record | Problem], others: Sequence[str]) -> Records:
-    with closing(table.records):
-        for record in chain(sample, table.records):
-            if isinstance(record, Problem):
-                yield record
-                continue
-            line, values = record
-            yield line, {**{name: values.get(name) for name in others}, **form.row(values)}
+def _records(table: Table, form: _Form, others: Sequence[str]) -> Records:
+    def rows(line: int, values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        yield {**{name: values.get(name) for name in others}, **form.row(values)}
+
+    return each(table.name, table.records, rows, form.text)

@@ -11,17 +11,15 @@ A ranking is measured among all passages of the measured rows. `among` adds othe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 from trunkline.data.columns import Columns
 from trunkline.data.readers.squad import as_questions
-from trunkline.data.table import Record, Records, Table
+from trunkline.data.table import Table, each, looked_into
 from trunkline.errors import DataError, unknown
-from trunkline.types import Problem, Rows
+from trunkline.types import Rows
 
 QUERY = ("query", "anchor", "question", "text", "sentence1", "text_a", "查询", "问题")
 PASSAGE = ("positive", "passage", "document", "answer", "context", "text_b", "sentence2", "response", "正例", "段落", "文档")
@@ -29,7 +27,6 @@ NEGATIVES = ("negatives", "negative", "hard_negatives", "neg", "负例")
 SCORE = ("score", "similarity", "label", "分数", "相似度")
 HISTORY = ("history", "历史")
 NEXT = ("next", "text_b", "target", "item", "下一个")
-_SAMPLE = 500  # records that the form is found by
 
 
 def as_pairs(table: Table, told: Columns, *, labelled: bool = True) -> tuple[Table, Columns]:
@@ -37,9 +34,7 @@ def as_pairs(table: Table, told: Columns, *, labelled: bool = True) -> tuple[Tab
 
     Raises: OptionError for a told column that is not there; DataError where no column has queries or passages.
     """
-    sample = list(islice(table.records, _SAMPLE))
-    rows = [record[1] for record in sample if not isinstance(record, Problem)]
-    table = replace(table, records=_again(sample, table.records))
+    table, rows, _ = looked_into(table)
     if any(isinstance(row.get("paragraphs"), list) or isinstance(row.get("qas"), list) for row in rows):
         return as_questions(table, told, labelled=False)
     found = _found(table, rows, told, {"text": QUERY, "text_b": PASSAGE}, {"negatives": NEGATIVES, "label": SCORE if labelled else ()})
@@ -51,13 +46,11 @@ def as_histories(table: Table, told: Columns, *, labelled: bool = True) -> tuple
 
     Raises: as `as_pairs`; a history that is no list of texts is a Problem.
     """
-    sample = list(islice(table.records, _SAMPLE))
-    rows = [record[1] for record in sample if not isinstance(record, Problem)]
-    table = replace(table, records=_again(sample, table.records))
+    table, rows, _ = looked_into(table)
     found = _found(table, rows, told, {"text": HISTORY, **({"text_b": NEXT} if labelled else {})}, {} if labelled else {"text_b": NEXT})
     found["history"] = found.pop("text")
     made, columns = _renamed(table, found, told)
-    made.columns, made.records = (*made.columns, "text") if made.columns else (), _joined(made.name, made.records)
+    made.columns, made.records = (*made.columns, "text") if made.columns else (), each(made.name, made.records, _joined, "history")
     return made, replace(columns, text="text")
 
 
@@ -76,13 +69,6 @@ def among(rows: Rows, passages: Sequence[str]) -> Rows:
         {**row, "others": [*row.get("others", ()), *new[at :: len(rows)]]} if new[at :: len(rows)] else row for at, row in enumerate(rows)
     ]
     return replace(rows, rows=tuple(dealt), notes=(*rows.notes, f"Measured among {len(new):,} further passages."))
-
-
-def _again(sample: Sequence[Record | Problem], rest: Records) -> Records:
-    """All records, after some were looked at."""
-    with closing(rest):
-        yield from sample
-        yield from rest
 
 
 def _found(
@@ -115,31 +101,18 @@ def _renamed(table: Table, found: Mapping[str, str], told: Columns) -> tuple[Tab
     """The table with its columns under the names of the fields; all other columns stay."""
     field_of = {column: field for field, column in found.items()}
 
-    def records() -> Records:
-        with closing(table.records):
-            for record in table.records:
-                if isinstance(record, Problem):
-                    yield record
-                    continue
-                line, values = record
-                yield line, {field_of.get(name, name): value for name, value in values.items() if name in field_of or name not in found}
+    def rows(line: int, values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        yield {field_of.get(name, name): value for name, value in values.items() if name in field_of or name not in found}
 
     columns = replace(told, **{field: field if field in found else getattr(told, field) for field in ("text", "text_b", "label")})
     names = tuple(field_of.get(name, name) for name in table.columns if name in field_of or name not in found)
-    return Table(table.name, names, records(), table.header, table.classes, table.notes), columns
+    return Table(table.name, names, each(table.name, table.records, rows), table.header, table.classes, table.notes), columns
 
 
-def _joined(name: str, records: Records) -> Records:
-    """Each record with its history as one text too."""
-    with closing(records):
-        for record in records:
-            if isinstance(record, Problem):
-                yield record
-                continue
-            line, values = record
-            history: Any = values.get("history")
-            history = history.tolist() if hasattr(history, "tolist") else history  # Parquet gives arrays
-            if not isinstance(history, list | tuple) or not history or not all(isinstance(text, str) for text in history):
-                yield Problem(name, line, str(history)[:80], "history is not a list of texts, at least one")
-            else:
-                yield line, {**values, "history": list(history), "text": "\n".join(history)}
+def _joined(line: int, values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A record with its history as one text too. Raises: ValueError."""
+    history: Any = values.get("history")
+    history = history.tolist() if hasattr(history, "tolist") else history  # Parquet gives arrays
+    if not isinstance(history, list | tuple) or not history or not all(isinstance(text, str) for text in history):
+        raise ValueError("history is not a list of texts, at least one")
+    yield {**values, "history": list(history), "text": "\n".join(history)}

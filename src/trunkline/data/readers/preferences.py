@@ -16,18 +16,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import combinations, islice
+from itertools import combinations
 from typing import Any
 
 from trunkline.data.cells import is_missing
 from trunkline.data.columns import Columns
 from trunkline.data.readers.chat import _LISTS, as_dialogues
 from trunkline.data.readers.spans import plain
-from trunkline.data.table import Record, Records, Table
+from trunkline.data.table import Records, Table, each, looked_into
 from trunkline.errors import DataError
-from trunkline.types import Problem
 
 ANSWERS = ("answers", "responses", "completions", "outputs", "candidates")
 RESPONSE = ("response", "output", "completion", "answer", "reply", "回答", "答案", "输出")
@@ -37,7 +35,6 @@ LIKED = ("liked", "kto_tag", "thumb", "thumbs", "feedback", "label", "点赞")
 ANNOTATOR = ("annotator", "annotator_id", "worker", "worker_id", "labeler", "rater", "标注员")
 _UP = ("up", "good", "like", "liked", "yes", "true", "1", "+1", "👍", "赞")
 _DOWN = ("down", "bad", "dislike", "disliked", "no", "false", "0", "-1", "👎", "踩")
-_SAMPLE = 500  # records that the form is found by
 
 
 def as_preferences(table: Table, told: Columns, *, labelled: bool = True) -> tuple[Table, Columns]:
@@ -45,11 +42,9 @@ def as_preferences(table: Table, told: Columns, *, labelled: bool = True) -> tup
 
     labelled: False takes a prompt with one answer too. Raises: as `chat.as_dialogues`; DataError where no column says what was preferred.
     """
-    sample = list(islice(table.records, _SAMPLE))
-    rows = [record[1] for record in sample if not isinstance(record, Problem)]
-    there = tuple(table.columns) or tuple(dict.fromkeys(key for row in rows for key in row))
+    table, rows, there = looked_into(table)
     form = _form(there, rows, told)
-    records = _again(sample, table.records)
+    records = table.records
     if form.answers:
         records = _of_lists(table, form, records)
     elif form.verdict and (form.response or form.messages) and labelled:
@@ -61,11 +56,14 @@ def as_preferences(table: Table, told: Columns, *, labelled: bool = True) -> tup
         )
     columns = () if form.answers or not form.paired else (*there, *(("annotator",) if form.annotator else ()))
     told = replace(told, label=None) if form.answers or form.verdict else told
-    made, found = as_dialogues(replace(table, columns=columns, records=_named(form, records)), told, turns="last")
+    if form.annotator:
+        records = each(table.name, records, lambda line, values: [{**values, "annotator": values.get(form.annotator or "")}])
+    made, found = as_dialogues(replace(table, columns=columns, records=records), told, turns="last")
     if found.label is None:
         raise DataError(f"{table.name}: there are texts and no answers to them. Give prompts with answers.")
     columns = (*(name for name in made.columns if name != "label"), "text_b")
-    answered = Table(table.name, columns, _moved(made.records), notes=made.notes)
+    moved = each(made.name, made.records, lambda line, values: [{**values, "text_b": values.get("label")}])
+    answered = Table(table.name, columns, moved, notes=made.notes)
     return answered, replace(found, label=None, text_b="text_b")
 
 
@@ -108,21 +106,15 @@ def _form(there: Sequence[str], rows: Sequence[Mapping[str, Any]], told: Columns
 def _of_lists(table: Table, form: _Form, records: Records) -> Records:
     """Of each record with a list of answers a record for each two of them, the better one first."""
     assumed = 0
-    with closing(records):
-        for record in records:
-            if isinstance(record, Problem):
-                yield record
-                continue
-            line, values = record
-            try:
-                answers, worth = _listed(form, values)
-            except ValueError as error:
-                yield Problem(table.name, line, str(values.get(form.answers or ""))[:80], str(error))
-                continue
-            assumed += worth is None
-            each = worth or [-float(place) for place in range(len(answers))]
-            rated = worth is not None and not form.ranks
-            yield from ((line, pair) for pair in _pairs(form.prompt(values), list(zip(answers, each)), rated))
+
+    def rows(line: int, values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        nonlocal assumed
+        answers, worth = _listed(form, values)
+        assumed += worth is None
+        rated = worth is not None and not form.ranks
+        return _pairs(form.prompt(values), list(zip(answers, worth or [-float(place) for place in range(len(answers))])), rated)
+
+    yield from each(table.name, records, rows, form.answers or "")
     if assumed:
         table.notes.append(f"Answers of {assumed:,} records were taken as ranked, the best first.")
 
@@ -152,20 +144,15 @@ def _said(answer: Any) -> Any:
 def _of_single(table: Table, form: _Form, records: Records) -> Records:
     """Of records with one answer each a record for each two that have the same prompt and another verdict."""
     groups: dict[str, tuple[int, dict[str, Any], list[tuple[Any, float, Any]]]] = {}
-    with closing(records):
-        for record in records:
-            if isinstance(record, Problem):
-                yield record
-                continue
-            line, values = record
-            try:
-                prompt, answer, worth = _single(form, values)
-            except ValueError as error:
-                yield Problem(table.name, line, str(values.get(form.response or form.messages or ""))[:80], str(error))
-                continue
-            apart = {name: value for name, value in prompt.items() if name not in ("id", form.annotator)}
-            key = json.dumps(apart, sort_keys=True, ensure_ascii=False, default=str)
-            groups.setdefault(key, (line, prompt, []))[2].append((answer, worth, values.get(form.annotator or "")))
+
+    def kept(line: int, values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        prompt, answer, worth = _single(form, values)
+        apart = {name: value for name, value in prompt.items() if name not in ("id", form.annotator)}
+        key = json.dumps(apart, sort_keys=True, ensure_ascii=False, default=str)
+        groups.setdefault(key, (line, prompt, []))[2].append((answer, worth, values.get(form.annotator or "")))
+        return iter(())
+
+    yield from each(table.name, records, kept, form.response or form.messages or "")
     alone = 0
     for line, prompt, answers in groups.values():
         made = list(_pairs(prompt, [(answer, worth) for answer, worth, _ in answers], not form.thumbs))
@@ -208,28 +195,6 @@ def _pairs(prompt: Mapping[str, Any], answers: Sequence[tuple[Any, float]], rate
             better, worse = (one, other) if one[1] > other[1] else (other, one)
             margin = {"margin": better[1] - worse[1]} if rated else {}
             yield {**prompt, "chosen": better[0], "rejected": worse[0], **margin}
-
-
-def _named(form: _Form, records: Records) -> Records:
-    """The records with their annotator under one name."""
-    with closing(records):
-        for record in records:
-            if isinstance(record, Problem) or not form.annotator:
-                yield record
-            else:
-                yield record[0], {**record[1], "annotator": record[1].get(form.annotator)}
-
-
-def _moved(records: Records) -> Records:
-    with closing(records):
-        for record in records:
-            yield record if isinstance(record, Problem) else (record[0], {**record[1], "text_b": record[1].get("label")})
-
-
-def _again(sample: Sequence[Record | Problem], rest: Records) -> Records:
-    with closing(rest):
-        yield from sample
-        yield from rest
 
 
 def _list(value: Any) -> Any:

@@ -14,17 +14,14 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import chain, islice
 from typing import Any
 
 from trunkline.data.columns import TEXT, Columns
-from trunkline.data.table import Records, Table
+from trunkline.data.table import Records, Table, each, looked_into
 from trunkline.data.tagging import Facts, Span, join_words, spans_of
 from trunkline.errors import DataError, unknown
 from trunkline.storage import from_json
-from trunkline.types import Problem
 
 _WORDS = ("tokens", "words", "token", "chars")
 _LABEL = (
@@ -47,7 +44,6 @@ _START = ("start", "start_offset", "start_idx", "start_char", "begin", "startOff
 _END = ("end", "end_offset", "end_idx", "end_char", "endOffset", "to")
 _TYPE = ("label", "type", "entity_type", "entity_group", "tag", "category", "entity")
 _SURFACE = ("text", "word", "surface", "mention", "entity", "value", "name")
-_SAMPLE = 500  # records that columns and the scheme of tags are found by
 _KEPT = "\t\n\r\x85\x00"  # control characters that are left to `cells`, which keeps them or refuses the row
 
 
@@ -57,13 +53,10 @@ def as_entities(table: Table, told: Columns, *, labelled: bool = True) -> tuple[
     What was found is said in the notes; a row whose entities do not fit its text comes as a Problem.
     Raises: OptionError for a told column that is not there; DataError where no column has texts or entities, or tags are of no scheme.
     """
-    sample = list(islice(table.records, _SAMPLE))
-    rows = [record[1] for record in sample if not isinstance(record, Problem)]
-    there = tuple(table.columns) or tuple(dict.fromkeys(key for row in rows for key in row))
+    table, rows, there = looked_into(table)
     form = _form(table, there, rows, told, labelled)
-    records = _records(table, form, sample)
     columns = tuple(dict.fromkeys([*(name for name in there if name not in (form.text, form.label)), "text", "label"]))
-    made = Table(table.name, columns, records, classes=table.classes, notes=table.notes)
+    made = Table(table.name, columns, _records(table, form), classes=table.classes, notes=table.notes)
     return made, replace(told, text="text", label="label" if form.label else None)
 
 
@@ -320,15 +313,6 @@ def _tags_or_none(value: Any, names: Sequence[str]) -> list[str] | None:
         return None
 
 
-def _records(table: Table, form: _Form, sample: Sequence[Any]) -> Records:
-    with closing(table.records):
-        for record in chain(sample, table.records):
-            if isinstance(record, Problem):
-                yield record
-                continue
-            line, values = record
-            try:
-                yield line, form.row(values)
-            except ValueError as error:
-                yield Problem(table.name, line, str(values.get(form.text) or "")[:80], str(error))
+def _records(table: Table, form: _Form) -> Records:
+    yield from each(table.name, table.records, lambda line, values: [form.row(values)], form.text)
     table.notes.extend(form.notes())

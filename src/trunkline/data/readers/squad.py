@@ -17,12 +17,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import chain, islice
 from typing import Any
 
 from trunkline.data.columns import Columns
 from trunkline.data.readers.spans import clean, plain
-from trunkline.data.table import Record, Records, Table
+from trunkline.data.table import Records, Table, each, looked_into
 from trunkline.errors import DataError, OptionError, unknown
 from trunkline.types import Problem
 
@@ -31,7 +30,6 @@ QUESTION = ("question", "query", "query_text", "text", "问题", "提问")
 CONTEXT = ("context", "context_text", "passage", "paragraph", "document", "text_b", "article", "content", "文章", "段落", "正文", "背景")
 ANSWERS = ("answers", "answer", "label", "labels", "答案", "回答")
 _ID = ("id", "query_id", "qid", "question_id")
-_SAMPLE = 500  # records that the form is found by
 
 
 def as_questions(table: Table, told: Columns, *, labelled: bool = True) -> tuple[Table, Columns]:
@@ -40,11 +38,10 @@ def as_questions(table: Table, told: Columns, *, labelled: bool = True) -> tuple
     Articles with paragraphs give `id` and, from the article's title, `group` too; in flat rows a column `title` is the group.
     Raises: OptionError for a told column that is not there; DataError where no column has questions, passages or answers.
     """
-    sample = list(islice(table.records, _SAMPLE))
-    rows = [record[1] for record in sample if not isinstance(record, Problem)]
+    table, rows, there = looked_into(table)
     if not rows:
         raise DataError(f"{table.name}: no rows. Give some with a question, a passage and its answers.")
-    taken = chain(sample, table.records)
+    taken = table.records
     if any(_is_nested(row) for row in rows):
         if told.text or told.text_b or told.label:
             raise OptionError(
@@ -54,10 +51,10 @@ def as_questions(table: Table, told: Columns, *, labelled: bool = True) -> tuple
         columns = replace(told, id=told.id or ("id" if has_id else None), group=told.group or "group")
         form = _Form("question", "context", "answers" if labelled else None)
         names: tuple[str, ...] = ("id", "group")
-        taken = chain(_articles(table, sample), _articles(table, table.records, len(sample)))
+        taken = _articles(table)
     else:
-        form, columns = _choose(table, rows, told, labelled)
-        names = tuple(table.columns) or tuple(dict.fromkeys(key for row in rows for key in row))
+        form, columns = _choose(table, there, told, labelled)
+        names = there
     used = (form.question, form.context, form.answers)
     made = tuple(dict.fromkeys(["text", "text_b", "label", *(name for name in names if name not in used)]))
     columns = replace(columns, text="text", text_b="text_b", label="label" if form.answers else None)
@@ -175,15 +172,16 @@ def _is_nested(row: Mapping[str, Any]) -> bool:
     return isinstance(row.get("paragraphs"), list) or isinstance(row.get("qas"), list)
 
 
-def _articles(table: Table, records: Any, before: int = 0) -> Iterator[Record | Problem]:
+def _articles(table: Table) -> Records:
     """Articles as one record a question."""
-    for number, record in enumerate(records, before):
-        if isinstance(record, Problem):
-            yield record
-            continue
-        line, article = record
-        for one in _flat(article, number):
-            yield Problem(table.name, line, str(article.get("title") or "")[:80], one) if isinstance(one, str) else (line, one)
+    with closing(table.records):
+        for number, record in enumerate(table.records):
+            if isinstance(record, Problem):
+                yield record
+                continue
+            line, article = record
+            for one in _flat(article, number):
+                yield Problem(table.name, line, str(article.get("title") or "")[:80], one) if isinstance(one, str) else (line, one)
 
 
 def _flat(article: Mapping[str, Any], number: int) -> Iterator[dict[str, Any] | str]:
@@ -214,9 +212,8 @@ def _first(record: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((record[name] for name in names if name in record), None)
 
 
-def _choose(table: Table, rows: Sequence[dict[str, Any]], told: Columns, labelled: bool) -> tuple[_Form, Columns]:
+def _choose(table: Table, there: Sequence[str], told: Columns, labelled: bool) -> tuple[_Form, Columns]:
     """The columns of flat rows, as told or by their names."""
-    there = tuple(table.columns) or tuple(dict.fromkeys(key for row in rows for key in row))
     for name in told.told().values():
         if name not in there:
             raise unknown(f"{table.name}: column", name, there)
@@ -239,17 +236,13 @@ def _choose(table: Table, rows: Sequence[dict[str, Any]], told: Columns, labelle
     return _Form(chosen["text"], chosen["text_b"], chosen.get("label")), replace(told, group=group)
 
 
-def _records(table: Table, form: _Form, records: Iterator[Record | Problem]) -> Records:
-    with closing(table.records):
-        for record in records:
-            if isinstance(record, Problem):
-                yield record
-                continue
-            line, values = record
-            try:
-                yield line, form.row(values)
-            except ValueError as error:
-                shown = values.get(form.question)
-                named = f" (question {values['id']!r})" if isinstance(values.get("id"), str | int) else ""
-                yield Problem(table.name, line, shown[:80] if isinstance(shown, str) else "", f"{error}{named}")
+def _records(table: Table, form: _Form, records: Records) -> Records:
+    def rows(line: int, values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        try:
+            yield form.row(values)
+        except ValueError as error:
+            named = f" (question {values['id']!r})" if isinstance(values.get("id"), str | int) else ""
+            raise ValueError(f"{error}{named}") from error
+
+    yield from each(table.name, records, rows, form.question)
     table.notes.extend(form.notes())
