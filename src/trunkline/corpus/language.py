@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import re
 
-import py3langid
+from trunkline.errors import MissingExtra
+
+try:
+    import py3langid
+except ModuleNotFoundError as error:
+    raise MissingExtra("py3langid", "corpus", "Cleaning") from error
 
 _READ = 2000  # characters are enough, and long documents cost no more than short ones
 _KANA = re.compile("[\u3040-\u30ff]")

@@ -6,7 +6,12 @@ import re
 from collections import Counter
 from html.parser import HTMLParser
 
-import ftfy
+from trunkline.errors import MissingExtra
+
+try:
+    import ftfy
+except ModuleNotFoundError as error:
+    raise MissingExtra("ftfy", "corpus", "Cleaning") from error
 
 _UNICODE = ftfy.TextFixerConfig(
     uncurl_quotes=False, fix_character_width=False, fix_latin_ligatures=False, unescape_html=False, explain=False
