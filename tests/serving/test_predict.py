@@ -7,6 +7,7 @@ import pytest
 
 from tests import tiny
 from trunkline import branch as branches
+from trunkline.serving.api.predict import _tokens
 
 TEXTS = tiny.TEXTS
 
@@ -131,6 +132,16 @@ def test_openapi_shows_every_route_with_an_example(client):
     assert predict["requestBody"]["content"]["application/json"]["schema"]["examples"]
     assert predict["responses"]["200"]["content"]["application/json"]["example"]
     assert {"/v1/batch", "/v1/feedback", "/v1/branches/{name}/canary", "/livez", "/metrics"} <= set(found["paths"])
+
+
+def test_all_texts_of_a_row_count_as_tokens():
+    """Before they are taken apart: what waits is bounded by tokens, and a history is most of the row that has one."""
+    text = "order " * 10
+    assert [_tokens({"text": text}), _tokens({"text": text, "text_b": text}), _tokens({"text": text, "history": [text] * 9})] == [
+        17,
+        32,
+        152,
+    ]
 
 
 def test_branches_say_what_they_are(client):

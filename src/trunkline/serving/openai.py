@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from trunkline.branch import Branch
 from trunkline.serving.api.forms import body_of
@@ -76,7 +76,7 @@ def router(service: Service, generator: Generator | None = None) -> APIRouter:
         async with embeds:
             vectors, tokens = await asyncio.to_thread(_embedded, branch, texts)
         service.quotas.tokens(request.state.key, tokens)
-        return _json(_embeddings(asked, vectors, tokens))
+        return JSONResponse(_embeddings(asked, vectors, tokens))
 
     _add_models(made, writes)
     return made
@@ -88,13 +88,13 @@ def _add_models(made: APIRouter, writes: Generator) -> None:
     @made.get("/v1/models")
     async def models() -> Response:
         """The writers."""
-        return _json({"object": "list", "data": [_model(name) for name in writes.branches]})
+        return JSONResponse({"object": "list", "data": [_model(name) for name in writes.branches]})
 
     @made.get("/v1/models/{name}")
     async def model(name: str) -> Response:
         """One writer."""
         _branch(writes, name)
-        return _json(_model(name))
+        return JSONResponse(_model(name))
 
 
 def _loaded(service: Service) -> Generator:
@@ -187,7 +187,9 @@ async def _whole(reply: _Reply) -> Response:
         found[at].tokens += piece.tokens
         found[at].reason = piece.reason
     choices = [_choice(reply, at, choice) for at, choice in enumerate(found)]
-    return _json({**reply.about("chat.completion" if reply.is_chat else "text_completion"), "choices": choices, "usage": reply.usage()})
+    return JSONResponse(
+        {**reply.about("chat.completion" if reply.is_chat else "text_completion"), "choices": choices, "usage": reply.usage()}
+    )
 
 
 async def _streamed(reply: _Reply) -> AsyncIterator[bytes]:
@@ -286,7 +288,3 @@ def _model(name: str) -> dict[str, Any]:
 
 def _event(found: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(found, ensure_ascii=False).encode() + b"\n\n"
-
-
-def _json(found: dict[str, Any]) -> Response:
-    return Response(json.dumps(found, ensure_ascii=False), media_type="application/json")

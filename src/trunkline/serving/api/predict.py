@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from trunkline.errors import OptionError
 from trunkline.serving.api.forms import Predict, Row, body_of
@@ -48,7 +48,7 @@ def router(service: Service) -> APIRouter:
         rows = [_row(one) for one in ([asked.inputs] if isinstance(asked.inputs, str) else asked.inputs)]
         found = await unless_gone(request, answer(service, asked, rows, request.state.key))
         named = ",".join(f"{name}={version}" for name, version in found["versions"].items())
-        return _json(found, {"x-trunkline-versions": named})
+        return JSONResponse(found, headers={"x-trunkline-versions": named})
 
     @made.post("/v1/batch")
     async def batch(request: Request) -> Response:
@@ -65,12 +65,12 @@ def router(service: Service) -> APIRouter:
     @made.get("/v1/branches")
     async def branches() -> Response:
         """The branches that are served: task, labels, version, canary, what computes them."""
-        return _json({"branches": [service.branches.show(name) for name in service.branches.names]})
+        return JSONResponse({"branches": [service.branches.show(name) for name in service.branches.names]})
 
     return made
 
 
-async def answer(service: Service, asked: Predict, rows: list[dict[str, Any]], key: str, seconds: float = 0.0) -> dict[str, Any]:
+async def answer(service: Service, asked: Predict, rows: list[dict[str, Any]], key: str) -> dict[str, Any]:
     """The reply to a request for some rows. Raises: Refused."""
     told = service.settings
     _check_rows(service, rows)
@@ -85,7 +85,7 @@ async def answer(service: Service, asked: Predict, rows: list[dict[str, Any]], k
         "top": asked.top,
         "truncate": asked.truncate,
         "max_cost": told.max_cost,
-        "seconds": seconds or told.deadline,
+        "seconds": told.deadline,
     }
     with service.gate.admit(tokens):
         service.branches.take(ids)
@@ -168,15 +168,17 @@ def _check_rows(service: Service, rows: list[dict[str, Any]]) -> None:
     if not 1 <= len(rows) <= told.max_inputs:
         raise Refused(422, "too_many_inputs", f"A request may have 1 to {told.max_inputs} inputs, and has {len(rows)}.")
     for at, row in enumerate(rows):
-        texts = [row["text"], row.get("text_b") or "", *row.get("history", ())]
-        if sum(map(len, texts)) > told.max_characters or len(row.get("words", ())) > told.max_characters:
+        if sum(map(len, _texts(row))) > told.max_characters or len(row.get("words", ())) > told.max_characters:
             raise Refused(422, "too_many_characters", f"inputs[{at}]: a text may have {told.max_characters:,} characters.")
 
 
 def _tokens(row: dict[str, Any]) -> int:
-    """About how many tokens a row has, before anything is computed of it: a character in three or four begins one; in Chinese each."""
-    text = row["text"] + (row.get("text_b") or "")
-    return 2 + max(len(text) // 4, len(text.encode("utf-8", "replace")) // 4)
+    """About how many tokens a row has, before anything is computed of it: one for four bytes."""
+    return 2 + sum(len(text.encode("utf-8", "replace")) for text in _texts(row)) // 4
+
+
+def _texts(row: dict[str, Any]) -> list[str]:
+    return [row["text"], row.get("text_b") or "", *row.get("history", ())]
 
 
 def _versions(service: Service, names: list[str] | None, who: str) -> dict[str, Version]:
@@ -204,7 +206,3 @@ def _count(service: Service, versions: dict[str, Version], rows: int, reply: dic
     counted.waited.observe(max(0.0, reply["waited"]))
     counted.computed.observe(reply["computed"])
     counted.batch.observe(reply["batch"])
-
-
-def _json(found: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
-    return Response(json.dumps(found, ensure_ascii=False), media_type="application/json", headers=headers)
