@@ -194,7 +194,19 @@ def groups(count: int, pairs: Iterable[Pair]) -> list[list[int]]:
 
 
 def slightly_changed(text: str, random: Random) -> str:
-    """The text as a copy of it might be: one small change (a letter dropped or doubled, two swapped, marks, case, a small word more or less)."""
+    """The text as a copy of it might be, never as it is: a letter dropped or doubled, two swapped, marks, case, or a small word more or less.
+
+    >>> all(slightly_changed("ok", Random(seed)) not in ("", "ok") for seed in range(50))
+    True
+    """
+    changed = ""
+    while changed in ("", text):
+        changed = _maybe_changed(text, random)
+    return changed
+
+
+def _maybe_changed(text: str, random: Random) -> str:
+    """One change by chance, which may do nothing to this text (small letters made small); the small word more always does something."""
     words = text.split()
     at = random.randrange(len(text)) if text else 0
     changes = [
@@ -206,7 +218,7 @@ def slightly_changed(text: str, random: Random) -> str:
         lambda: " ".join([*words, "请" if _HAN.search(text) else "please"]),
         lambda: " ".join(words[1:]) if len(words) > 7 else text,
     ]
-    return random.choice(changes)() or text
+    return random.choice(changes)()
 
 
 def unit(values: np.ndarray) -> np.ndarray:
