@@ -94,6 +94,25 @@ def test_details(found) -> None:
     assert "label_errors_expected" in json.dumps(found.to_json())
 
 
+def test_a_model_that_understands_nothing_names_no_wrong_label() -> None:
+    """English MiniLM on the Chinese rows of the demo would change seven labels in ten; that says nothing of the labels."""
+    rows, _, _ = planted()
+    noise = np.random.default_rng(3).normal(size=(len(rows), 8)).astype(np.float32)
+    found = check(rows, Vectors(noise, np.zeros((0, 8), np.float32)))
+    assert found.section("labels").title == "Labels that this model cannot judge"
+    assert found.section("labels").count > 80
+    assert not found.section("labels").rows
+    assert found.suspects is None
+    assert not [line for line in changes.proposals(found) if line["action"] == "relabel"]
+    render(found, "zh")
+
+
+def test_a_row_is_named_in_the_singular(found) -> None:
+    assert "\n    row 11: " in str(found)
+    assert "rows 11" not in str(found)
+    assert any(line["compare_with"].startswith("row 31: ") for line in changes.proposals(found))
+
+
 def test_without_vectors_and_on_a_split() -> None:
     rows, _, _ = planted()
     found = check(rows)

@@ -19,7 +19,7 @@ from typing import Any
 from trunkline import storage
 from trunkline.data.formats import Form, open_table
 from trunkline.errors import DataError, OptionError
-from trunkline.quality.check import Checked
+from trunkline.quality.check import Checked, place
 from trunkline.types import Problem, Row, Rows
 
 COLUMNS = ("decision", "action", "row", "text", "label", "new_label", "new_text", "why", "score", "compare_with")
@@ -51,7 +51,7 @@ def proposals(found: Checked) -> list[dict[str, Any]]:
             if row.get("part") != "rows" or not row.get("row") or "action" not in row or row["row"] in seen:
                 continue
             seen.add(row["row"])
-            other = f"{row['other_part']} {row['other_row']}: {row['other']} ({row['other_label']})" if row.get("other_row") else ""
+            other = f"{place(row['other_part'], row['other_row'])}: {row['other']} ({row['other_label']})" if row.get("other_row") else ""
             lines.append({
                 "decision": "", "action": row["action"], "row": row["row"], "text": found.rows[row["row"] - 1]["text"], "label": row["label"],
                 "new_label": row.get("proposed", ""), "new_text": row.get("new_text", ""),

@@ -117,7 +117,7 @@ def check(data: Rows | Split, vectors: Vectors | None = None, *, against: Rows |
     job = _Job(rows, other, vectors, seed)
     found = [section for section in job.sections() if section.count]
     found.sort(key=lambda one: ("error", "warning", "note").index(one.level))
-    return Checked(rows, other, tuple(found), noticed, vectors, job.suspects)
+    return Checked(rows, other, tuple(found), noticed, vectors, job.suspects if job.is_judge else None)
 
 
 def _sides(data: Rows | Split, against: Rows | None) -> tuple[Rows, Rows]:
@@ -176,6 +176,11 @@ class _Job:
             return None
         return suspects(self.vectors.rows[places], labels, len(names), groups=self.copies[places], seed=self.seed)
 
+    @property
+    def is_judge(self) -> bool:
+        """Whether what doubts the labels agrees with at least half of them."""
+        return self.suspects is not None and float((self.suspects.doubt > 0).mean()) <= 0.5
+
     def told(self, at: int, **more: Any) -> dict[str, Any]:
         """A row of a section: `at` counts through the rows and then through those they are compared with."""
         inside = at < len(self.rows)
@@ -197,9 +202,8 @@ class _Job:
         found = [self._pair(pair, action="drop") for pair in across]
         told = {row["row"] for row in found}
         missed = [at for at, row in enumerate(self.rows) if text_key(row) in exact and at + 1 not in told] if len(self.against) else []
-        found += [
-            self.told(at, score=1.0, by="surface", action="drop") for at in missed
-        ]  # a text in many copies is paired with its neighbours only
+        # a text in many copies is paired with its neighbours only
+        found += [self.told(at, score=1.0, by="surface", action="drop") for at in missed]
         return Section(
             "leaks", "error", "Rows that stand in what is measured on too",
             "The same text, or nearly, is on both sides: what was learned by heart is measured as if it were understood.",
@@ -239,6 +243,13 @@ class _Job:
         if found is None:
             return
         numbers = self.rows.task == "regress"
+        if not self.is_judge:
+            yield Section(
+                "labels", "warning", "Labels that this model cannot judge",
+                "It would give most rows another label than theirs, so it is the model that does not understand these texts. No row is named.",
+                "give a model that knows the language of the texts", (), int((found.doubt > 0).sum()),
+            )  # fmt: skip
+            return
         places, _, names = (np.arange(len(self.rows)), None, []) if numbers else self.labelled
         doubtful = [at for at in found.order.tolist() if found.doubt[at] > 0][: max(found.expected, 1)]
         rows = []
@@ -247,8 +258,8 @@ class _Job:
             sure = {} if numbers else {"probability": round(float(found.probabilities[at, int(found.proposed[at])]), 4)}
             rows.append(self.told(int(places[at]), proposed=proposed, score=round(float(found.doubt[at]), 3), **sure, action="relabel"))
         yield Section(
-            "labels", "warning", "Labels that are probably wrong",
-            "The labels of all other rows speak for another label here. Worst first; look at each before you change it.",
+            "labels", "warning", "Labels that may be wrong",
+            "The labels of all other rows speak for another label here. Worst first; in clean data most of these are right, so look at each.",
             "correct the labels that are wrong", tuple(rows), len(rows),
         )  # fmt: skip
 
@@ -350,6 +361,15 @@ class _Job:
         )  # fmt: skip
 
 
+def place(part: str, number: int) -> str:
+    """A row as people name it.
+
+    >>> place("rows", 1877), place("against", 3)
+    ('row 1,877', 'against 3')
+    """
+    return f"{'row' if part == 'rows' else part} {number:,}"
+
+
 def _nothing(kind: str) -> Section:
     return Section(kind, "note", kind, "", "", (), 0)
 
@@ -372,8 +392,8 @@ def _label(row: Row) -> str:
 
 
 def _line(row: dict[str, Any]) -> str:
-    where = f"{row['part']} {row['row']:,}: " if row.get("row") else ""
-    other = f" = {row['other_part']} {row['other_row']:,}: {row['other'][:60]!r} ({row['other_label']})" if row.get("other_row") else ""
+    where = f"{place(row['part'], row['row'])}: " if row.get("row") else ""
+    other = f" = {place(row['other_part'], row['other_row'])}: {row['other'][:60]!r} ({row['other_label']})" if row.get("other_row") else ""
     instead = f" -> {row['proposed']}" if "proposed" in row else f" / {row['other_label']}" if "pairs" in row else ""
     label = f" ({row['label']}{instead})" if row.get("label") else ""
     return f"{where}{row['text'][:80]!r}{label}{other}" + (f": {row['why']}" if row.get("why") else "")
