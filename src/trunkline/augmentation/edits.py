@@ -86,7 +86,7 @@ class Homophones:
             self._sounds.setdefault(sound, []).append(char)
 
     def __call__(self, text: str, share: float, random: Random) -> str:
-        return _words(text, share, random, self._others)
+        return words_replaced(text, share, random, self._others)
 
     def _others(self, old: str) -> list[str]:
         if HAN.fullmatch(old):
@@ -96,7 +96,12 @@ class Homophones:
 
 def words_replaced(text: str, share: float, random: Random, others: Callable[[str], list[str]]) -> str:
     """About `share` of the words replaced by one of what `others` gives for them; the text itself where it gives nothing."""
-    return _words(text, share, random, others)
+    pieces = units(text)
+    found = {at: given for at, unit in enumerate(pieces) if (given := others(word(unit)[1]))}
+    for at in random.sample(sorted(found), min(len(found), max(1, round(share * len(pieces))))):
+        before, old, behind = word(pieces[at])
+        pieces[at] = before + like(old, random.choice(found[at])) + behind
+    return "".join(pieces)
 
 
 _NEIGHBOURS = {
@@ -108,15 +113,6 @@ _NEIGHBOURS = {
 }
 _ALIKE = {char: [other for other in group if other != char] for group in _LOOKS for char in group}
 _HEARD = {one: [other for other in group.split() if other != one] for group in _SOUNDS for one in group.split()}
-
-
-def _words(text: str, share: float, random: Random, others: Callable[[str], list[str]]) -> str:
-    pieces = units(text)
-    found = {at: given for at, unit in enumerate(pieces) if (given := others(word(unit)[1]))}
-    for at in random.sample(sorted(found), min(len(found), max(1, round(share * len(pieces))))):
-        before, old, behind = word(pieces[at])
-        pieces[at] = before + like(old, random.choice(found[at])) + behind
-    return "".join(pieces)
 
 
 def _letters(

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from trunkline.quality.duplicates import unit
+
 _BLOCK = 2048
 UNCHANGED, FAR, LABEL, BRANCH = (
     "says what a row says already",
@@ -21,10 +23,10 @@ def usual(vectors: np.ndarray, labels: np.ndarray | None) -> float:
 
     vectors: (N, D); labels: (N,), or None, then the nearest of all rows
     """
-    unit = _unit(vectors, vectors.mean(0))
-    nearest = np.empty(len(unit))
-    for start in range(0, len(unit), _BLOCK):
-        scores = unit[start : start + _BLOCK] @ unit.T
+    ready = unit(vectors - vectors.mean(0))
+    nearest = np.empty(len(ready))
+    for start in range(0, len(ready), _BLOCK):
+        scores = ready[start : start + _BLOCK] @ ready.T
         at = np.arange(start, start + len(scores))
         scores[np.arange(len(scores)), at] = -2.0
         if labels is not None:
@@ -42,7 +44,7 @@ def judged(
     vectors: (N, D) of the rows; labels: (N,) or None; made: (M, D) of the new rows; source: (M,) the row that each was made of
     """
     mean = vectors.mean(0)
-    rows, new = _unit(vectors, mean), _unit(made, mean)
+    rows, new = unit(vectors - mean), unit(made - mean)
     found: list[str | None] = []
     for start in range(0, len(new), _BLOCK):
         block, origin = new[start : start + _BLOCK], source[start : start + _BLOCK]
@@ -62,8 +64,3 @@ def label_ids(labels: Sequence[Any]) -> np.ndarray | None:
         return None
     ids = {label: at for at, label in enumerate(sorted(set(labels)))}
     return np.array([ids[label] for label in labels])
-
-
-def _unit(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    centred = vectors - mean
-    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)

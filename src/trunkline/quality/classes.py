@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from trunkline.data.cells import fold
+from trunkline.quality.duplicates import unit
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 _HAN = re.compile(r"[\u3400-\u9fff]")
@@ -47,8 +48,7 @@ def outliers(vectors: np.ndarray, k: int = 5, limit: float = 3.5) -> tuple[np.nd
     Score: how far the k-th nearest row is (1 - cosine), in robust standard deviations from the median row (Source: Ramaswamy, Rastogi and Shim 2000,
     for the distance; Iglewicz and Hoaglin 1993 for the limit of 3.5).
     """
-    centred = vectors - vectors.mean(0)
-    ready = (centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    ready = unit(vectors - vectors.mean(0)).astype(np.float32)
     k, away = min(k, len(ready) - 1), np.empty(len(ready))
     if k < 1:
         return np.empty(0, dtype=np.int64), np.zeros(len(ready))

@@ -12,6 +12,7 @@ import numpy as np
 
 from trunkline.choices import between
 from trunkline.errors import DataError
+from trunkline.quality.duplicates import unit
 
 FOLDS = 5
 NEIGHBOURS = 10
@@ -123,8 +124,7 @@ def neighbour_shares(
 
     A copy of the row (same group) is no witness and is passed over.
     """
-    centred = vectors - vectors.mean(0)
-    ready = (centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    ready = unit(vectors - vectors.mean(0)).astype(np.float32)
     group = np.arange(len(labels)) if groups is None else groups
     votes, k = np.zeros((len(labels), count)), min(k, len(labels) - 1)
     for start in range(0, len(labels), _BLOCK):
