@@ -81,9 +81,9 @@ def test_it_answers_as_the_branches_do(runtime, kinds):
 def test_one_pass_of_the_trunk_for_all_branches(engine, kinds):
     for name, one in kinds.items():
         engine.add(name, one)
-    before = engine.stats()["passes"]
+    before = engine.passes
     asked(engine, TEXTS, list(kinds))
-    assert engine.stats()["passes"] - before == 1
+    assert engine.passes - before == 1
 
 
 def test_heads_in_one_product_answer_as_alone(engine, kinds):
@@ -133,12 +133,12 @@ def test_states_of_a_text_are_reused_by_its_tenant_alone(kinds):
     engine = Engine(cache_bytes=1 << 20, runtime="torch")
     engine.add("one", kinds["one"])
     first = asked(engine, TEXTS, ["one"], tenant="a")["answers"]
-    passes = engine.stats()["passes"]
+    passes = engine.passes
     again = asked(engine, TEXTS, ["one"], tenant="a")["answers"]
-    assert engine.stats()["passes"] == passes
+    assert engine.passes == passes
     assert all(np.abs(scores(x["one"]) - scores(y["one"])).max() <= FLOAT32 for x, y in zip(first, again))
     asked(engine, TEXTS, ["one"], tenant="b")
-    assert engine.stats()["passes"] == passes + 1
+    assert engine.passes == passes + 1
     engine.close()
 
 
@@ -175,10 +175,10 @@ def test_tenants_take_turns(engine, kinds):
 
 def test_what_is_late_or_gone_is_not_computed(engine, kinds):
     engine.add("one", kinds["one"])
-    before = engine.stats()["passes"]
+    before = engine.passes
     assert asked(engine, TEXTS, ["one"], until=0.0)["error"] == "too_late"
     assert asked(engine, TEXTS, ["other"])["error"] == "gone"
-    assert engine.stats()["passes"] == before
+    assert engine.passes == before
 
 
 def test_a_text_too_long_is_refused_or_cut_as_asked(engine, kinds):

@@ -106,4 +106,3 @@ def _lines(made: Iterable[Row]) -> bytes:
 
 
 _FORMS: dict[str, Callable[[dict[str, Any]], Row | None]] = {"rows": _right, "pairs": _pair, "liked": _liked}
-FORMS = tuple(_FORMS)

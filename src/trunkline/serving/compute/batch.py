@@ -26,7 +26,7 @@ from trunkline.types import Answer, Batch, Item, Output, Tokens
 @dataclass(eq=False)
 class Loaded:
     """A branch that is served. group: names its backbone and precision; cut: layers below it, None where the whole model is its own;
-    stack: the product that its head is a part of, if it stands right on the trunk; scope: how far a text is from those it was tuned on.
+    stack: the product that its head is a part of, if it stands right on the trunk.
     """
 
     version: str

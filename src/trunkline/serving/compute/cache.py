@@ -14,7 +14,7 @@ class StatesCache:
     """Least recently used texts leave first. Not for several threads at once: the engine's compute thread alone uses it."""
 
     def __init__(self, max_bytes: int) -> None:
-        self.max_bytes, self.bytes, self.hits, self.misses = max_bytes, 0, 0, 0
+        self.max_bytes, self.bytes = max_bytes, 0
         self._kept: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
 
     def __len__(self) -> int:
@@ -23,11 +23,8 @@ class StatesCache:
     def get(self, key: Hashable) -> torch.Tensor | None:
         """The states (T, D) under a key, or None."""
         found = self._kept.get(key)
-        if found is None:
-            self.misses += 1
-            return None
-        self.hits += 1
-        self._kept.move_to_end(key)
+        if found is not None:
+            self._kept.move_to_end(key)
         return found
 
     def put(self, key: Hashable, states: torch.Tensor) -> None:
@@ -40,7 +37,3 @@ class StatesCache:
         while self.bytes > self.max_bytes:
             _, oldest = self._kept.popitem(last=False)
             self.bytes -= oldest.numel() * oldest.element_size()
-
-    def clear(self) -> None:
-        self._kept.clear()
-        self.bytes = 0

@@ -42,7 +42,6 @@ class Engine:
         self.runtime, self.threads = runtime, threads
         self.loaded: dict[str, Loaded] = {}
         self.taps: dict[str, Taps] = {}
-        self.batches = self.rows = self.tokens = 0
         self._lock = threading.Lock()
         self._coming: SimpleQueue[Ask | None] = SimpleQueue()
         self._queue, self._began = FairQueue(), 0.0
@@ -100,16 +99,10 @@ class Engine:
         """For how long the batch at hand has been computed; 0 between batches."""
         return time.monotonic() - self._began if self._began else 0.0
 
-    def stats(self) -> dict[str, float]:
-        return {
-            "batches": self.batches,
-            "rows": self.rows,
-            "tokens": self.tokens,
-            "passes": sum(taps.passes for taps in self.taps.values()),
-            "cache_hits": self.cache.hits,
-            "cache_bytes": self.cache.bytes,
-            "queue": len(self._queue),
-        }
+    @property
+    def passes(self) -> int:
+        """How often a trunk has run."""
+        return sum(taps.passes for taps in self.taps.values())
 
     def close(self) -> None:
         """Answer what was asked, and end both threads."""
@@ -198,8 +191,6 @@ class Engine:
             _finish(asks[0], _error("internal", "The request could not be computed."))
             return
         seconds = time.monotonic() - began
-        self.batches, self.rows = self.batches + 1, self.rows + sum(len(ask.rows) for ask in asks)
-        self.tokens += sum(ask.tokens for ask in asks)
         for ask, found in zip(asks, answers):
             _finish(ask, {"answers": found, "tokens": ask.tokens, "waited": began - ask.asked, "computed": seconds, "batch": len(asks)})
 

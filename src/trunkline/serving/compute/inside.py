@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 from trunkline.errors import ArtefactError, TrunklineError
@@ -49,17 +48,13 @@ class Inside:
         def done(found: dict[str, Any]) -> None:
             loop.call_soon_threadsafe(keep, found)
 
-        told = {name: request[name] for name in ("rows", "versions", "tenant", "top", "truncate", "max_cost")}
-        ask = Ask(**told, done=done, until=time.monotonic() + request["seconds"])
+        ask = Ask.of(request, done)
         self._engine.ask(ask)
         try:
             async with asyncio.timeout(request["seconds"]):
                 return await reply
         finally:
             ask.cancelled = not reply.done() or reply.cancelled()
-
-    async def stats(self) -> dict[str, float]:
-        return self._engine.stats()
 
     async def close(self) -> None:
         await asyncio.to_thread(self._engine.close)

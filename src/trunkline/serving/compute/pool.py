@@ -46,7 +46,6 @@ class Compute(Protocol):
     async def add(self, version: Version) -> dict[str, Any]: ...
     async def remove(self, version: str) -> None: ...
     async def ask(self, request: dict[str, Any]) -> dict[str, Any]: ...
-    async def stats(self) -> dict[str, float]: ...
     async def close(self) -> None: ...
     def is_ready(self) -> bool: ...
 
@@ -71,11 +70,6 @@ class Pool:
 
     def is_ready(self) -> bool:
         return any(worker.ready for worker in self._workers)
-
-    @property
-    def pids(self) -> list[int]:
-        """The process ids of the workers that run."""
-        return [worker.process.pid for worker in self._workers if worker.process and worker.process.poll() is None]
 
     async def start(self) -> None:
         """Start the workers; ready when each has its branches."""
@@ -117,13 +111,6 @@ class Pool:
             except WorkerDied:
                 continue
         return {"error": "worker_died", "message": "The request was given up: the workers that computed it died."}
-
-    async def stats(self) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for worker in self._workers:
-            for name, value in worker.stats.items():
-                found[name] = found.get(name, 0) + value
-        return found
 
     async def close(self) -> None:
         """End the workers."""
@@ -201,7 +188,6 @@ class _Worker:
         self.ready = False
         self.process: subprocess.Popen[bytes] | None = None
         self.pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self.stats: dict[str, float] = {}
         self._numbers = itertools.count(1)
         self._writer: asyncio.StreamWriter | None = None
 
@@ -247,8 +233,7 @@ class _Worker:
             except WorkerDied:
                 return
             except TimeoutError:
-                reply = {"busy": stuck_seconds + 1, "stats": {}}
-            self.stats = reply["stats"]
+                reply = {"busy": stuck_seconds + 1}
             if reply["busy"] > stuck_seconds and self.process is not None:
                 log.error("a worker is stuck, and is replaced")
                 self.process.kill()

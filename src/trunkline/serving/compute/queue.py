@@ -36,6 +36,12 @@ class Ask:
     asked: float = field(default_factory=time.monotonic)
     cancelled: bool = False
 
+    @classmethod
+    def of(cls, told: dict[str, Any], done: Callable[[dict[str, Any]], None]) -> Ask:
+        """The request that the server hands to what computes (api/predict.py); from now on it has told["seconds"]."""
+        given = {name: told[name] for name in ("rows", "versions", "tenant", "top", "truncate", "max_cost")}
+        return cls(**given, done=done, until=time.monotonic() + told["seconds"])
+
     def is_late(self) -> bool:
         return self.cancelled or time.monotonic() >= self.until
 
@@ -47,9 +53,6 @@ class FairQueue:
         self._waiting: OrderedDict[str, deque[Ask]] = OrderedDict()
         self._changed = threading.Condition()
         self._tokens, self._count, self._closed = 0, 0, False
-
-    def __len__(self) -> int:
-        return self._count
 
     def put(self, ask: Ask) -> None:
         with self._changed:

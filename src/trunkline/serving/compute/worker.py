@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,17 +47,7 @@ class Worker:
 
     def _on_ask(self, told: dict[str, Any]) -> None:
         number = told["id"]
-        ask = Ask(
-            told["rows"],
-            told["versions"],
-            partial(self._reply, number),
-            tenant=told["tenant"],
-            until=time.monotonic() + told["seconds"],
-            top=told["top"],
-            truncate=told["truncate"],
-            max_cost=told["max_cost"],
-        )
-        self._asks[number] = ask
+        ask = self._asks[number] = Ask.of(told, partial(self._reply, number))
         self._engine.ask(ask)
 
     def _on_cancel(self, told: dict[str, Any]) -> None:
@@ -66,7 +55,7 @@ class Worker:
             ask.cancelled = True
 
     def _on_ping(self, told: dict[str, Any]) -> None:
-        self._reply(told["id"], {"busy": self._engine.busy_seconds(), "stats": self._engine.stats()})
+        self._reply(told["id"], {"busy": self._engine.busy_seconds()})
 
     def _on_remove(self, told: dict[str, Any]) -> None:
         self._engine.remove(told["version"])
