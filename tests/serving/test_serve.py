@@ -1,19 +1,22 @@
 """The server's begin and end: ready when all is loaded and not while it goes away, and no start that fails and is waited for."""
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.serving.conftest import Client
-from trunkline.errors import ArtefactError
+from tests.serving.writers import writer
+from trunkline.errors import ArtefactError, OptionError
 from trunkline.serving.app import app
 from trunkline.serving.compute.inside import Inside
 from trunkline.serving.compute.pool import WorkerDied
-from trunkline.serving.serve import Server, listening, service
+from trunkline.serving.serve import Server, listening, service, serving
 from trunkline.serving.settings import ServeSettings
 
 SETTINGS = ServeSettings(port=0, runtime="torch", drain_seconds=5.0, threads=1)
@@ -93,3 +96,13 @@ def test_a_start_that_fails_ends_the_server(folders: dict[str, Path], error: Exc
     thread.join(30)
     assert not thread.is_alive()
     assert len(raised) == 1
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_loaded(tiny_folder: Callable[[str], Path], tmp_path: Path):
+    folder = writer(tiny_folder("llama")).save(tmp_path / "style")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OptionError, match=f"port={port}"), serving([folder], replace(SETTINGS, port=port), model="no such model"):
+            pass
+    with pytest.raises(OptionError, match="no such model"), serving([folder], SETTINGS, model="no such model"):
+        pass

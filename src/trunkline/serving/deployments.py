@@ -139,18 +139,20 @@ class Deployments:
     async def _tidy(self) -> None:
         """Forget versions that no name has, as soon as no request has them."""
         self.changes += 1
-        kept = {one.id for found in self._named.values() for one in (found.live, found.canary, found.before) if one}
-        for version in self.about.keys() - kept:
+        for version in self.about.keys() - self._kept():
             task = asyncio.get_running_loop().create_task(self._forget(version))
             self._tasks.add(task)  # the loop itself would not keep it alive
             task.add_done_callback(self._tasks.discard)
+
+    def _kept(self) -> set[str]:
+        """The versions that a name has."""
+        return {one.id for found in self._named.values() for one in (found.live, found.canary, found.before) if one}
 
     async def _forget(self, version: str) -> None:
         while self._used[version] > 0:
             await asyncio.sleep(0.05)
         async with self._lock:
-            kept = {one.id for found in self._named.values() for one in (found.live, found.canary, found.before) if one}
-            if version in self.about and version not in kept:
+            if version in self.about and version not in self._kept():
                 del self.about[version]
                 del self._used[version]
                 await self.compute.remove(version)

@@ -56,9 +56,7 @@ def serve(
         raise OptionError(
             f"feedback={told.feedback!r}: give the store as well: store=FeedbackStore({told.feedback!r}) of trunkline.feedback.store."
         )
-    made = service(branches, told, Pool(told), model, store)
-    keys = Keys(Path(told.keys)) if told.keys else None
-    server = Server(made, app(made, keys), listening(told))
+    server = _server(service(branches, told, Pool(told), model, store))
     server.say = say
     server.run_until_stopped()
 
@@ -78,8 +76,7 @@ def serving(
     """
     told = settings or ServeSettings(port=0)
     made = service(branches, told, Pool(told) if processes else Inside(told), model, store)
-    keys = Keys(Path(told.keys)) if told.keys else None
-    server = Server(made, app(made, keys), listening(told))
+    server = _server(made)
     thread = threading.Thread(target=server.run, args=([server.end],), daemon=True)
     thread.start()
     try:
@@ -191,6 +188,17 @@ class Server(uvicorn.Server):
             done = now - self._last_busy > _LINGER
             self.should_exit = self.should_exit or done or now - self._drain_began > self._made.settings.drain_seconds
         return await super().on_tick(counter)
+
+
+def _server(made: Service) -> Server:
+    """The server of a service. It has its port before branches that write are loaded, which takes long."""
+    keys = Keys(Path(made.settings.keys)) if made.settings.keys else None
+    end = listening(made.settings)
+    try:
+        return Server(made, app(made, keys), end)
+    except BaseException:
+        end.close()
+        raise
 
 
 def log_to_stderr() -> None:
