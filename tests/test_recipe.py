@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from trunkline import recipe as recipes
+from trunkline.branch import load
 from trunkline.errors import DataError
 from trunkline.recipe import read_recipe, run
 
@@ -74,6 +75,26 @@ def test_steps_that_are_done_are_skipped_until_something_they_depend_on_changes(
     assert carried_out(path)[0] == ["judge"], "a damaged branch is made again; it comes out the same, so what follows is still done"
 
 
+def test_a_measure_of_labels_is_the_share_that_is_right(tiny_folder, tmp_path, cache):
+    """The held-out rows have the second label only, so that a truth that is not read shows."""
+    rows = [{"text": f"the {a} {b}", "label": "bad" if b in WORDS[:3] else "good"} for a in WORDS for b in WORDS]
+    for name, some in (("train", rows), ("held", [row for row in rows if row["label"] == "good"])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    text = f"""
+measure:
+  labels: {{file: held.jsonl, task: classify}}
+steps:
+  tuned:
+    tune: {{file: train.jsonl, model: {tiny_folder("bert")}, depth: 1, epochs: 1, batch_size: 8, device: cpu}}
+"""
+    (tmp_path / "recipe.yaml").write_text(text)
+    _, found = carried_out(tmp_path / "recipe.yaml")
+    (value,) = [gain.value for gain in found.gains if gain.step == "tuned"]
+    answers = load(tmp_path / "runs/recipe/tuned").predict([row["text"] for row in rows if row["label"] == "good"])
+    assert value == pytest.approx(sum(answer.value == "good" for answer in answers) / len(answers))
+    assert value != 0.5
+
+
 def test_a_killed_run_goes_on_at_its_step(folder):
     path = folder / "recipe.yaml"
     lines = path.read_text().splitlines(keepends=True)
@@ -113,6 +134,7 @@ def problems(tmp_path, text):
         ("steps:\n  a:\n    tune:\n      file: b.jsonl\n", "r.yaml:4: step 'a': file='b.jsonl': no such file"),
         ("steps:\n  a:\n    align:\n      file: a.jsonl\n      start: $b\n  b:\n    tune: {file: a.jsonl}\n", "r.yaml:5: step 'a': $b is no earlier"),
         ("steps:\n  a b:\n    tune: {file: a.jsonl}\n", "r.yaml:2: the step's name 'a b'"),
+        ("measure:\n  m: {file: a.jsonl, reward: a}\nsteps:\n  a:\n    tune: {file: a.jsonl}\n", "r.yaml:2: measure 'm': reward='a': write $"),
         ("measure:\n  m: {}\nsteps:\n  a:\n    tune: {file: a.jsonl}\n", "r.yaml:2: measure 'm': file is missing"),
         ("steps:\n  a:\n    tune: {file: !!python/object/apply:os.system ['true']}\n", "r.yaml:3: a tag"),
         ("steps:\n  a: &x\n    tune: {file: a.jsonl}\n", "r.yaml:2: the anchor"),

@@ -217,6 +217,8 @@ class _Check:
             self.add(at, f"measure {name!r}: say at least which file: {{file: held.jsonl}}")
             return
         self.arguments(at, f"measure {name!r}", value, _MEASURE, ("file",), steps)
+        if not str(value.get("reward", "$")).startswith("$"):
+            self.add((*at, "reward"), f"measure {name!r}: reward={value['reward']!r}: write $ and the step that makes the judge")
 
     def arguments(
         self, at: tuple[str, ...], who: str, given: Mapping[str, Any], known: Mapping[str, Any], needed: Sequence[str], earlier: Sequence[str]
@@ -366,8 +368,10 @@ def _scores(recipe: Recipe, told: Mapping[str, Any], step: Step, key: str, *, un
         truth, scores = [0] * len(rows), [answer.value for answer in judge.predict(judged)]
     else:
         items = branch.prepare(rows)
-        _, found = truth_and_scores(branch.spec, items, branch.answers(items))
-        truth, scores = [0] * len(rows), [np.asarray(one, dtype=np.float64).tolist() for one in found]
+        known, found = truth_and_scores(branch.spec, items, branch.answers(items))
+        # how likely a text is says all by itself; its tokens are no truth that a metric reads
+        truth = [0] * len(rows) if branch.spec.kind == "likelihood" else [np.asarray(one).tolist() for one in known]
+        scores = [np.asarray(one, dtype=np.float64).tolist() for one in found]
     storage.write_file(kept, storage.to_json({"truth": truth, "scores": scores}))
     return truth, np.array(scores)
 
