@@ -71,9 +71,11 @@ class Guard:
             return
         request = _Exchange(scope, receive, send)
         request_id.set(request.id)
-        self.in_flight += 1
+        let_in = 0  # who is refused does not keep a server that is going away
         try:
             key = self._let_in(request)
+            let_in = 1
+            self.in_flight += let_in
             key_name.set(key.name if key else "")
             request.key = key.name if key else ""
             scope["state"] = {**scope.get("state", {}), "key": request.key, "request_id": request.id}
@@ -85,7 +87,7 @@ class Guard:
             logging.getLogger("trunkline.serving").error("request %s failed: %s", request.id, type(error).__name__)
             await request.refuse(Refused(500, "internal", "Something went wrong here. The request id finds it in the log."))
         finally:
-            self.in_flight -= 1
+            self.in_flight -= let_in
             self._account(request)
 
     def _let_in(self, request: _Exchange) -> Key | None:
