@@ -136,6 +136,9 @@ def test_the_verb(cache: Path, tiny_folder, tmp_path: Path) -> None:
     done = label_rows(rows, tmp_path / "out", model=model, names=NAMES, imported=tmp_path / "old.jsonl", ready=people(2))
     assert len(done) == 6
     assert (tmp_path / "out/labelled.csv").read_text("utf-8").startswith("text,label\n")
+    acts = (tmp_path / "out/annotations.jsonl").read_text("utf-8")
+    label_rows(rows, tmp_path / "out", model=model, names=NAMES, imported=tmp_path / "old.jsonl", ready=people(0))
+    assert (tmp_path / "out/annotations.jsonl").read_text("utf-8") == acts  # what was taken over once does not speak again
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt install chromium)")

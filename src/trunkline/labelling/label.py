@@ -29,7 +29,7 @@ def label(
 
     out: a folder; what people say is in its annotations.jsonl, and a later call goes on from there
     branch: whose answers are suggested until there are labels enough for a probe; its labels are added to `names`
-    imported: an export of Label Studio or doccano, whose labels are taken over first
+    imported: an export of Label Studio or doccano, whose labels are taken over first, where that person has said nothing of the row here
     ready: called with the server once it answers
     Raises: OptionError for a branch that does not classify; DataError for an export of neither tool, or where another process labels into `out`.
     """
@@ -41,8 +41,10 @@ def label(
         names = tuple(dict.fromkeys([*branch.spec.labels, *names]))
     found = vectors(rows, model=model).rows
     with Annotations(Path(out) / ANNOTATIONS) as annotations:
+        said = {(act.row, act.by) for act in annotations.acts}  # by an earlier run of the same command; what was put right here counts
         for act in exchange.load(imported) if imported else ():
-            annotations.add(act)
+            if (act.row, act.by) not in said:
+                annotations.add(act)
         session = Session(rows, found, annotations, names=names, strategy=strategy, people=people, suggested=suggested)
         server = Server(session, port=port)
         try:
