@@ -66,6 +66,31 @@ def test_a_policy_learns_to_write_what_is_rewarded_and_the_start_stays(start):
     assert policy.report.html()
 
 
+def test_a_stopped_run_goes_on_at_its_round_and_one_of_other_settings_is_refused(start, tmp_path, monkeypatch):
+    parts = split(Rows(tuple({"text": f"my {a} {b}"} for a in WORDS for b in WORDS[:3]), "generate"), validation=0.2, test=0.2)
+    config, settings = Config(answers=2, rounds=2, max_new_tokens=3), Settings(epochs=1, batch_size=4, learning_rate=0.03)
+    clean = improve(start, parts, worth, config, settings)
+    whole, calls = rejection._round, []
+
+    def round_(*given):
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        calls.append(given[5])
+        return whole(*given)
+
+    monkeypatch.setattr(rejection, "_round", round_)
+    with pytest.raises(KeyboardInterrupt):
+        improve(start, parts, worth, config, settings, tmp_path / "out")
+    monkeypatch.setattr(rejection, "_round", lambda *given: calls.append(given[5]) or whole(*given))
+    with pytest.raises(OptionError, match="belongs to another run"):
+        improve(start, parts, worth, config, replace(settings, learning_rate=0.01), tmp_path / "out")
+    policy = improve(start, parts, worth, config, settings, tmp_path / "out")
+    assert calls == [0, 1]
+    assert [note.partition(":")[0] for note in policy.report.data["notes"][:2]] == ["round 1", "round 2"]
+    for one, other in zip(policy.network.learned().values(), clean.network.learned().values()):
+        assert one.equal(other)
+
+
 def test_what_makes_no_sense_is_refused(start):
     with pytest.raises(OptionError, match="nothing would be rejected"):
         Config(answers=2, keep=2)

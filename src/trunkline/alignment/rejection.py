@@ -117,18 +117,21 @@ def improve(
     out = savable(out) if out else None
     folder = out.with_name(f"{out.name}.checkpoints") if out else None
     judges, policy, seconds = parts_of(reward, start), policy_from(start), dict[str, float]()
-    about = {"goal": "rejection", "config": asdict(config), "rows": parts.train.fingerprint, "start": identity(start)}
+    free = ("checkpoint_seconds", "force", "threads", "device")
+    told = {f"settings.{name}": value for name, value in asdict(settings).items() if name not in free}
+    about = {"goal": "rejection", "config": asdict(config), "rows": parts.train.fingerprint, "start": identity(start), **told}
     rounds: list[dict[str, Any]] = []
-    for number in range(config.rounds):
-        made = folder / f"round-{number}" if folder else None
-        if made and (made / storage.MANIFEST).is_file():
-            policy = branches.load(made, model=start.backbone)
-            continue
-        with ExitStack() as stack:
-            kept = stack.enter_context(Checkpoints(folder / f"at-{number}", about, force=settings.force)) if folder else None
-            rounds.append(_round(policy, parts, judges, config, settings, number, kept, seconds))
-        if made:
-            policy.save(made)
+    with ExitStack() as stack:
+        kept = stack.enter_context(Checkpoints(folder, about, force=settings.force)) if folder else None
+        if kept and (found := kept.latest()):
+            rounds = found[1]["rounds"]
+            branches.restore(policy.network, found[0]["weights"], "checkpoint")
+        for number in range(len(rounds), config.rounds):
+            within = stack.enter_context(Checkpoints(folder / f"at-{number}", about, force=settings.force)) if folder else None
+            rounds.append(_round(policy, parts, judges, config, settings, number, within, seconds))
+            if kept:
+                weights = {name: p.detach().cpu().contiguous() for name, p in policy.network.learned().items()}
+                kept.save(len(rounds), {"weights": weights}, {"rounds": rounds})
     policy = _measured(start, policy, parts, judges, config, settings, rounds, seconds)
     if out and folder:
         policy.save(out)
@@ -147,11 +150,12 @@ def _round(
     order = np.argsort(-scores, axis=1, kind="stable")[:, : config.keep]
     best = [[drawn.items[at * config.answers + place] for place in places] for at, places in enumerate(order)]
     train, validation = ([item for group in some for item in group] for some in (best[: len(rows)], best[len(rows) :]))
-    seconds["draw"] = seconds.get("draw", 0.0) + time.perf_counter() - began
+    drawn_at = time.perf_counter()
     data = Data(train, validation, drawn.source, policy.spec, policy.backbone.tokenizer.pad_id)
     rate = settings.learning_rate or STEP * policy.config.learning_rate
     fit(policy.network, data, settings, learning_rate=rate, seed=settings.seed + number, checkpoints=kept)
-    seconds["align"] = seconds.get("align", 0.0) + time.perf_counter() - began - seconds["draw"]
+    seconds["draw"] = seconds.get("draw", 0.0) + drawn_at - began
+    seconds["align"] = seconds.get("align", 0.0) + time.perf_counter() - drawn_at
     picked = np.take_along_axis(scores, order, axis=1)
     return {"round": number, "drawn": float(scores.mean()), "kept": float(picked.mean())}
 
