@@ -41,7 +41,7 @@ def ours(job: dict) -> dict:
     import torch
 
     from trunkline.alignment import dpo, preference
-    from trunkline.alignment.preference import Goal, Job
+    from trunkline.alignment.preference import Job, PairGoal
     from trunkline.alignment.roles import fresh, policy_from
     from trunkline.model.backbone import load_backbone
     from trunkline.train.fit import Data, fit
@@ -59,7 +59,7 @@ def ours(job: dict) -> dict:
     items = preference.make(made, start, spec)
     source, _ = stored(start.backbone, start.depth, {"train": items}, start.states)
     encoded = time.process_time() - began
-    items = Job(Goal(preference.make), start, spec, settings, None).with_reference({"train": items}, source, start)["train"]
+    items = Job(PairGoal(preference.make), start, spec, settings, None).with_reference({"train": items}, source, start)["train"]
     before = time.process_time() - began
     policy, seconds, at = policy_from(start), [], [time.process_time()]
 

@@ -10,7 +10,7 @@ import torch
 from trunkline import branch as branches
 from trunkline.alignment import dpo, ipo, kto, orpo, preference
 from trunkline.alignment.align import align, reads
-from trunkline.alignment.preference import Goal, Job, Pairs
+from trunkline.alignment.preference import Job, PairGoal, Pairs
 from trunkline.alignment.roles import begin, fresh, token_log_probabilities
 from trunkline.data.split import split
 from trunkline.errors import OptionError
@@ -98,7 +98,7 @@ def ready(goal, start, data=None):
     """The items of a goal, with the reference's part, and their states in memory."""
     spec = goal.TaskSpec(policy=start.spec, max_tokens=start.spec.max_tokens)
     made = preference.make if goal is not kto else kto.make
-    job = Job(Goal(made), start, spec, Settings(precision="float32"), None)
+    job = Job(PairGoal(made), start, spec, Settings(precision="float32"), None)
     items = {"train": made(data or rows(task=goal.READS), start, spec)}
     states = HeldStates([t for i in items["train"] for t in i.tokens], start.source(), lambda hidden, mask: hidden, "float32")
     return spec, job.with_reference(items, states, start)["train"], states
@@ -196,7 +196,7 @@ def test_the_reference_reads_each_answer_once(tiny_folder, tmp_path, monkeypatch
 def test_what_the_reference_said_is_kept_for_a_run_that_was_stopped(tiny_folder, tmp_path):
     start = start_of(tiny_folder("llama"))
     spec = dpo.TaskSpec(policy=start.spec)
-    job = Job(Goal(preference.make), start, spec, Settings(precision="float32"), tmp_path / "dpo")
+    job = Job(PairGoal(preference.make), start, spec, Settings(precision="float32"), tmp_path / "dpo")
     job.folder.mkdir()
     items = {"train": preference.make(rows(), start, spec)}
     first = job.with_reference(items, start.source(), start)

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from trunkline.alignment import preference
-from trunkline.alignment.preference import METRICS, Goal, Pairs, PairSpec, head, make, prepare
+from trunkline.alignment.preference import METRICS, PairGoal, Pairs, PairSpec, head, make, prepare
 from trunkline.choices import between
 from trunkline.types import Answer, Batch, Output
 
@@ -30,7 +30,7 @@ class TaskSpec(PairSpec):
 
 
 Config = TaskSpec
-align = partial(preference.run, Goal(make))
+align = partial(preference.run, PairGoal(make))
 
 
 def losses(pairs: Pairs, spec: TaskSpec) -> torch.Tensor:

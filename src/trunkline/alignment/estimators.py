@@ -1,6 +1,6 @@
 """The mathematics of learning from rewards, as functions over tensors: advantages, clipped losses, KL estimates, the KL coefficient.
 
-Above nothing but torch: rollout.py fills the tensors, loop.py steps on the losses. Shapes: B rollouts, A tokens of the longest answer.
+Above nothing but torch: rollout.py fills the tensors, online.py steps on the losses. Shapes: B rollouts, A tokens of the longest answer.
 A mask (B, A) is True where an answer has a token; what stands elsewhere in the other tensors does not count and must be finite.
 """
 

@@ -6,16 +6,13 @@ Source: Shao et al. 2024 (DeepSeekMath), section 4.1.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import torch
 
 from trunkline.alignment import finish
 from trunkline.alignment.estimators import group_normalised
 from trunkline.alignment.experience import Experience, Goal, Settings
-from trunkline.branch import Branch
-from trunkline.data.split import Split
-from trunkline.train import settings as training
 
 READS = "generate"
 
@@ -44,8 +41,4 @@ def advantages(found: Experience, settings: Settings) -> tuple[torch.Tensor, Non
 
 
 GOAL = Goal("grpo", advantages, weights="within", kl_in="loss")
-
-
-def align(start: Branch, parts: Split, config: Config, settings: training.Settings, out: Path | None = None) -> Branch:
-    """The policy's branch with its history (finish.align)."""
-    return finish.align(GOAL, start, parts, config, settings, out)
+align = partial(finish.align, GOAL)

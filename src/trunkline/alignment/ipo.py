@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from trunkline.alignment import preference
-from trunkline.alignment.preference import METRICS, Goal, Pairs, PairSpec, head, make, prepare
+from trunkline.alignment.preference import METRICS, PairGoal, Pairs, PairSpec, head, make, prepare
 from trunkline.types import Answer, Batch, Output
 
 __all__ = ["METRICS", "READS", "Config", "TaskSpec", "align", "decode", "head", "loss", "losses", "prepare"]
@@ -24,7 +24,7 @@ class TaskSpec(PairSpec):
 
 
 Config = TaskSpec
-align = partial(preference.run, Goal(make))
+align = partial(preference.run, PairGoal(make))
 
 
 def losses(pairs: Pairs, spec: TaskSpec) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from trunkline import names
 from trunkline.alignment import preference
-from trunkline.alignment.preference import METRICS, Goal, Pairs, PairSpec, head, prepare
+from trunkline.alignment.preference import METRICS, PairGoal, Pairs, PairSpec, head, prepare
 from trunkline.branch import Branch
 from trunkline.choices import between
 from trunkline.errors import DataError
@@ -60,7 +60,7 @@ def make(rows: Sequence[Row], start: Branch, spec: PairSpec) -> list[Item]:
     return found
 
 
-align = partial(preference.run, Goal(make))
+align = partial(preference.run, PairGoal(make))
 
 
 def losses(pairs: Pairs, spec: TaskSpec) -> torch.Tensor:

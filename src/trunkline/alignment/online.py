@@ -1,6 +1,6 @@
 """The loop of learning from rewards: draw answers, score them, learn from them in a few epochs, look at the figures, go on or stop.
 
-ppo.py, group.py and ift.py say how a score becomes an advantage; all else is here. The loop is not train/fit.py's, because its rows are
+ppo.py, rloo.py, grpo.py and ift.py say how a score becomes an advantage; all else is here. The loop is not train/fit.py's, because its rows are
 made by what it trains; optimizer state, checkpoints and signals are. Answers, states, log-probabilities, rewards and values are computed
 once a step, and every epoch reads them.
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from trunkline.alignment import preference
-from trunkline.alignment.preference import METRICS, Goal, Pairs, PairSpec, head, make, prepare
+from trunkline.alignment.preference import METRICS, PairGoal, Pairs, PairSpec, head, make, prepare
 from trunkline.types import Answer, Batch, Output
 
 __all__ = ["METRICS", "READS", "Config", "TaskSpec", "align", "decode", "head", "loss", "losses", "prepare"]
@@ -25,7 +25,7 @@ class TaskSpec(PairSpec):
 
 
 Config = TaskSpec
-align = partial(preference.run, Goal(make, has_reference=False))
+align = partial(preference.run, PairGoal(make, has_reference=False))
 
 
 def log_odds(policy: torch.Tensor) -> torch.Tensor:

@@ -7,16 +7,13 @@ part of each token's reward, advantages come from a value (GAE), and ratios and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import torch
 
 from trunkline.alignment import finish
 from trunkline.alignment.estimators import gae
 from trunkline.alignment.experience import Experience, Goal, Settings
-from trunkline.branch import Branch
-from trunkline.data.split import Split
-from trunkline.train import settings as training
 
 READS = "generate"
 
@@ -32,8 +29,4 @@ def advantages(found: Experience, settings: Settings) -> tuple[torch.Tensor, tor
 
 
 GOAL = Goal("ppo", advantages, has_value=True)
-
-
-def align(start: Branch, parts: Split, config: Config, settings: training.Settings, out: Path | None = None) -> Branch:
-    """The policy's branch with its history (finish.align)."""
-    return finish.align(GOAL, start, parts, config, settings, out)
+align = partial(finish.align, GOAL)

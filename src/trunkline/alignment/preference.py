@@ -131,7 +131,7 @@ Make = Callable[[Sequence[Row], Branch, PairSpec], list[Item]]
 
 
 @dataclass(frozen=True)
-class Goal:
+class PairGoal:
     """What a goal hands to `run`: how rows become items (two sequences each), and whether its loss reads the reference."""
 
     make: Make
@@ -148,7 +148,7 @@ def make(rows: Sequence[Row], start: Branch, spec: PairSpec) -> list[Item]:
     return [prepare(row, start.backbone.tokenizer, spec) for row in rows]
 
 
-def run(goal: Goal, start: Branch, parts: Split, spec: PairSpec, settings: Settings, out: Path | None = None) -> Branch:
+def run(goal: PairGoal, start: Branch, parts: Split, spec: PairSpec, settings: Settings, out: Path | None = None) -> Branch:
     """The policy's branch, trained on the training rows from the start on, with its report; saved in `out` where one is given.
 
     A run that was stopped goes on from `out`.checkpoints. Raises: DataError, OptionError, ArtefactError, TrainingError.
@@ -166,8 +166,9 @@ def run(goal: Goal, start: Branch, parts: Split, spec: PairSpec, settings: Setti
             items = job.with_reference(items, source, start)
         with job.timed("align"):
             policy, progress = job.fit(items, source, kept)
-        config = f"{start.method}"
-        done = Run(parts, findings, items, source, encoded, [(policy, progress)], settings, config, job.seconds, f"align({job.spec.task})")
+        done = Run(
+            parts, findings, items, source, encoded, [(policy, progress)], settings, start.method, job.seconds, f"align({job.spec.task})"
+        )
         policy = job.measured(done, policy)
         if out:
             policy.save(out)
@@ -180,7 +181,7 @@ def run(goal: Goal, start: Branch, parts: Split, spec: PairSpec, settings: Setti
 class Job:
     """One run of a goal: what is fixed in it, and the seconds of its stages."""
 
-    goal: Goal
+    goal: PairGoal
     start: Branch
     spec: PairSpec
     settings: Settings
