@@ -156,8 +156,7 @@ def _judge(paths: list[Path], work: Path, settings: CleanSettings) -> tuple[Coun
     total, sizes = Counts(), []
     numbers: list[int] = []
     with Bar("judging", unit="documents") as bar:
-        for chunk, fresh in judged(work, settings, _todo(chunks(paths, settings.divide), work, numbers)):
-            del fresh  # on disk, and read below in the order of the chunks
+        for chunk in judged(work, settings, _todo(chunks(paths, settings.divide), work, numbers)):
             bar.to(chunk.file, len(paths), f"part {chunk.number + 1:,} of file {chunk.file + 1:,}")
     for number in numbers:
         counts, kept = read_counts(work, number) or (Counts(), 0)

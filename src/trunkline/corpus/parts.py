@@ -60,7 +60,7 @@ class Counts:
             kept[:] = heapq.nsmallest(most, kept)
 
 
-def judge_chunk(folder: Path, settings: CleanSettings, judge: Judge, chunk: Chunk) -> Counts:
+def judge_chunk(folder: Path, settings: CleanSettings, judge: Judge, chunk: Chunk) -> None:
     """Judge the documents of a chunk and write their part."""
     counts, lines, texts = Counts(read=len(chunk.entries)), [], []
     counts.files[str(chunk.file)] = len(chunk.entries)
@@ -81,7 +81,6 @@ def judge_chunk(folder: Path, settings: CleanSettings, judge: Judge, chunk: Chun
     storage.write_file(folder / f"{name}.jsonl", b"".join(lines))
     storage.write_file(folder / f"{name}.safetensors", safetensors.numpy.save(arrays))
     storage.write_file(folder / f"{name}.json", storage.to_json(vars(counts) | {"kept": len(lines)}))
-    return counts
 
 
 def read_counts(folder: Path, number: int) -> tuple[Counts, int] | None:

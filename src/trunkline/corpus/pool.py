@@ -14,7 +14,7 @@ from pathlib import Path
 
 from trunkline.corpus.files import Chunk
 from trunkline.corpus.judge import Judge
-from trunkline.corpus.parts import Counts, judge_chunk
+from trunkline.corpus.parts import judge_chunk
 from trunkline.corpus.settings import CleanSettings
 from trunkline.errors import TrunklineError
 
@@ -23,28 +23,29 @@ _OWN: dict[str, tuple[Path, CleanSettings, Judge]] = {}
 """What a worker process was started with."""
 
 
-def judged(folder: Path, settings: CleanSettings, todo: Iterable[Chunk]) -> Iterator[tuple[Chunk, Counts]]:
-    """Each chunk with its counts, once its part is on disk.
+def judged(folder: Path, settings: CleanSettings, todo: Iterable[Chunk]) -> Iterator[Chunk]:
+    """Each chunk, once its part is on disk.
 
     Raises: TrunklineError when a worker was killed from outside (most often for want of memory).
     """
     if settings.workers == 1:
         judge = Judge(settings)
         for chunk in todo:
-            yield chunk, judge_chunk(folder, settings, judge, chunk)
+            judge_chunk(folder, settings, judge, chunk)
+            yield chunk
         return
     method = multiprocessing.get_context("spawn")  # a fork would take threads and locks of a loaded torch along
     with ProcessPoolExecutor(settings.workers, method, _start, (folder, settings)) as pool:
-        waiting: deque[tuple[Chunk, Future[Counts]]] = deque()
+        waiting: deque[tuple[Chunk, Future[None]]] = deque()
         try:
             for chunk in todo:
                 waiting.append((chunk, pool.submit(_judge, chunk)))
                 if len(waiting) > settings.workers * _AHEAD:
-                    yield waiting[0][0], waiting[0][1].result()
-                    waiting.popleft()
+                    waiting[0][1].result()
+                    yield waiting.popleft()[0]
             while waiting:
-                yield waiting[0][0], waiting[0][1].result()
-                waiting.popleft()
+                waiting[0][1].result()
+                yield waiting.popleft()[0]
         except BrokenProcessPool as error:
             raise TrunklineError(
                 "a worker was killed from outside, perhaps for want of memory. Run the same command again; fewer workers need less."
@@ -67,6 +68,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _judge(chunk: Chunk) -> Counts:
+def _judge(chunk: Chunk) -> None:
     folder, settings, judge = _OWN["judge"]
-    return judge_chunk(folder, settings, judge, chunk)
+    judge_chunk(folder, settings, judge, chunk)
