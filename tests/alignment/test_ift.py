@@ -12,7 +12,10 @@ from trunkline.alignment import ift
 from trunkline.alignment.estimators import kl_k1, policy_loss, token_rewards
 from trunkline.alignment.online import _weights
 from trunkline.alignment.rollout import Drawing, roll_out
+from trunkline.data.split import split
 from trunkline.errors import DataError
+from trunkline.train.settings import Settings
+from trunkline.types import Rows
 
 IFT = {"answers": 64, "asked": 64, "max_new_tokens": 4, "learning_rate": 2e-2, "hacking": "off", "kl": 0.01, "steps": 2, "rounds": 6}
 ANSWERS = list(itertools.product(range(3), range(3)))
@@ -97,3 +100,17 @@ def test_rows_that_say_nothing_are_refused(tiny_folder):
         ift.learn(branch, PROMPTS, ift.Config())
     liked = [{**row, "label": "refund", "liked": True} for row in PROMPTS]
     assert ift.learn(branch, liked, ift.Config(**{**IFT, "rounds": 1, "answers": 8})).history
+
+
+def test_align_takes_the_seed_of_the_settings(tiny_folder, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def learn(start, rows, config):
+        raise Stop(config.seed)
+
+    monkeypatch.setattr(ift, "learn", learn)
+    rows = Rows(tuple({**row, "label": "refund", "liked": True} for row in PROMPTS), "generate")
+    parts = split(rows, validation=0.0, test=0.2)
+    with pytest.raises(Stop, match="7"):
+        ift.align(start(tiny_folder("gpt2")), parts, ift.Config(), Settings(seed=7))

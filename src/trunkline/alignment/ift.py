@@ -12,7 +12,7 @@ E[log(p / reference) grad log p], because E[grad log p] = 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from trunkline.alignment.online import Loop
 from trunkline.alignment.rewards import Part
 from trunkline.alignment.rollout import Rollouts, roll_out
 from trunkline.alignment.scoring import Value, token_scores
-from trunkline.branch import Branch
+from trunkline.branch import Branch, savable
 from trunkline.choices import between, one_of
 from trunkline.data.split import Split
 from trunkline.errors import DataError
@@ -249,4 +249,5 @@ def _ask(loop: Loop, number: int) -> Rollouts:
 
 def align(start: Branch, parts: Split, config: Config, settings: training.Settings, out: Path | None = None) -> Branch:
     """The policy's branch with its history, from rows alone: people's answers (adversarial), or answers with what was said of them."""
+    out, config = savable(out) if out else None, replace(config, seed=settings.seed)
     return finish.finished(GOAL, learn(start, list(parts.train), config), parts, config, out)
