@@ -37,7 +37,10 @@ LAYERS = (
     ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-BY_NAME = {"__init__.py", "names.py", "commands/shared.py", "commands/rows.py", "commands/branches.py", "commands/service.py"}
+BY_NAME = {
+    "__init__.py", "names.py", "commands/shared.py", "commands/rows.py", "commands/branches.py", "commands/service.py", "serving/app.py",
+    "serving/serve.py",
+}  # fmt: skip
 """The files that look modules of ours up by name, when they are used, so that starting is fast."""
 THROUGH_TRANSFORMERS = {"gguf"}
 """Packages that no file of ours imports, and that `transformers` needs for what we ask of it."""

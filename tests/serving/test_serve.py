@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -106,3 +108,9 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(tiny_folder: Cal
             pass
     with pytest.raises(OptionError, match="no such model"), serving([folder], SETTINGS, model="no such model"):
         pass
+
+
+def test_the_server_itself_starts_without_torch():
+    """Its workers compute: 1 processor second and 50 MB, where torch and transformers take 10 and 430."""
+    code = "import sys, trunkline.serving.serve; print({'torch', 'transformers', 'onnxruntime'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import import_module
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -13,7 +14,6 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from trunkline import __version__
-from trunkline.serving import openai
 from trunkline.serving.api import admin, feedback, health, page, predict
 from trunkline.serving.edge.guard import Guard, request_id
 from trunkline.serving.edge.keys import Keys
@@ -31,7 +31,7 @@ def routers(service: Service) -> list[APIRouter]:
         admin.router(service),
         health.router(service),
         page.router(),
-        *([openai.router(service)] if service.writers else []),
+        *([import_module("trunkline.serving.openai").router(service)] if service.writers else []),  # imports torch: only where it computes
     ]
 
 

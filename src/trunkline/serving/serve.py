@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 
@@ -22,7 +23,6 @@ try:
     import uvicorn
 
     from trunkline.serving.app import app
-    from trunkline.serving.compute.inside import Inside
     from trunkline.serving.compute.pool import Compute, Pool, WorkerDied
     from trunkline.serving.edge.guard import Guard
     from trunkline.serving.edge.keys import Keys
@@ -75,7 +75,8 @@ def serving(
     processes: compute in workers, as `serve` does; otherwise in a thread
     """
     told = settings or ServeSettings(port=0)
-    made = service(branches, told, Pool(told) if processes else Inside(told), model, store)
+    compute = Pool(told) if processes else import_module("trunkline.serving.compute.inside").Inside(told)  # imports torch
+    made = service(branches, told, compute, model, store)
     server = _server(made)
     thread = threading.Thread(target=server.run, args=([server.end],), daemon=True)
     thread.start()
