@@ -6,6 +6,7 @@ manifest of their sums. It is refused for another backbone than the one it was t
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -168,6 +169,14 @@ class Branch:
             if likelihood:
                 return np.stack([answer.scores for answer in names.task(self.task).decode(out, batch, self.spec)])
             return out.logits.float().cpu().numpy().reshape(_PROBES, -1)
+
+
+def identity(branch: Branch) -> str:
+    """SHA-256 of what a branch is: its trunk, method, spec, and every learned number."""
+    digest = hashlib.sha256(f"{branch.trunk_id} {branch.method} {asdict(branch.config)} {branch.spec.to_json()} {branch.states}".encode())
+    for name, parameter in sorted(branch.network.learned().items()):
+        digest.update(name.encode() + parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def savable(folder: str | Path) -> Path:

@@ -11,9 +11,8 @@ from trunkline import storage
 from trunkline.alignment.experience import Goal, Learned, Settings
 from trunkline.alignment.history import write
 from trunkline.alignment.online import learn
-from trunkline.alignment.preference import identity
 from trunkline.alignment.rewards import Part
-from trunkline.branch import Branch, load, savable
+from trunkline.branch import Branch, identity, load, savable
 from trunkline.choices import convert
 from trunkline.data.split import Split
 from trunkline.errors import OptionError

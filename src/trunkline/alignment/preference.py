@@ -21,7 +21,7 @@ from torch import nn
 
 from trunkline import names, storage
 from trunkline.alignment.roles import WRITES, log_probabilities, of_rows, policy_from, token_log_probabilities
-from trunkline.branch import Branch, savable
+from trunkline.branch import Branch, identity, savable
 from trunkline.choices import between
 from trunkline.data import quality
 from trunkline.data.split import Split
@@ -292,14 +292,6 @@ class _Timed:
 
     def __exit__(self, *error: object) -> None:
         self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + time.perf_counter() - self.started
-
-
-def identity(branch: Branch) -> str:
-    """SHA-256 of what a branch is: its trunk, method, spec, and every learned number."""
-    digest = hashlib.sha256(f"{branch.trunk_id} {branch.method} {asdict(branch.config)} {branch.spec.to_json()} {branch.states}".encode())
-    for name, parameter in sorted(branch.network.learned().items()):
-        digest.update(name.encode() + parameter.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def written(rows: Rows, task: str) -> Rows:

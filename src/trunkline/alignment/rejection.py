@@ -19,11 +19,10 @@ import numpy as np
 from trunkline import branch as branches
 from trunkline import storage
 from trunkline.alignment.finish import judges_of
-from trunkline.alignment.preference import identity
 from trunkline.alignment.rewards import Part, judge, parts_of
 from trunkline.alignment.roles import policy_from
 from trunkline.alignment.rollout import Drawing, Rollouts, roll_out
-from trunkline.branch import Branch, savable
+from trunkline.branch import Branch, identity, savable
 from trunkline.choices import between
 from trunkline.data.split import Split
 from trunkline.errors import OptionError

@@ -5,7 +5,6 @@ split -> check -> backbone -> items -> states -> fit (once a seed) -> calibrate 
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import sys
 import time
@@ -16,11 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 
 from trunkline import choices, names, storage
-from trunkline.branch import Branch, load, restore, savable
+from trunkline.branch import Branch, identity, load, restore, savable
 from trunkline.data import quality
 from trunkline.data.split import Split, split
 from trunkline.errors import OptionError
@@ -86,7 +84,7 @@ def tune(
         "depth": depth,
         "backbone": backbone.id,
     }
-    about |= {"start": _digest(old), "before": before and before.fingerprint} if old else {}
+    about |= {"start": identity(old), "before": before and before.fingerprint} if old else {}
     with job.alone():
         found = None
         if depth == AUTO:
@@ -134,12 +132,6 @@ def _going_on(old: Branch) -> Callable[[Depth, int], Branch]:
         return branch
 
     return make
-
-
-def _digest(branch: Branch) -> str:
-    """SHA-256 of what a branch learned: a run goes on from its checkpoint only when it began with the same."""
-    learned = {name: p.detach().cpu().contiguous() for name, p in branch.network.learned().items()}
-    return hashlib.sha256(safetensors.torch.save(learned)).hexdigest()
 
 
 def _backbone(model: str | Path, settings: Settings) -> Backbone:
