@@ -49,7 +49,7 @@ def server(session: Session) -> Iterator[Server]:
     made.close()
 
 
-def until(what, seconds: float = 20.0) -> None:
+def until(what, seconds: float = 120.0) -> None:
     """Wait for what another thread does."""
     end = time.monotonic() + seconds
     while not what():
@@ -72,7 +72,7 @@ def test_nobody_gets_a_row_twice_and_all_rows_are_labelled(session: Session) -> 
     for by in ("li", "wang", "zhou"):
         seen = []
         while (given := session.next(by)) is not None:
-            assert session.next(by) == given  # asked again: the same
+            assert session.next(by)["row"] == given["row"]  # asked again: the same, though what is suggested may be better by now
             seen.append(given["row"])
             session.label(given["row"], by, truth_of(given["text"]))
         assert len(set(seen)) == len(seen) == (60 if by != "zhou" else 0)  # two people a row were asked for
