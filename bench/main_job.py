@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--depths", nargs="+", default=["0", "1", "2"])
     parser.add_argument("--method", default="full")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0, help="the first of the seeds: with --seeds 1, one seed of a long run at a time")
     parser.add_argument("--rows", type=int, help="train on so many rows, drawn by seed 0")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--budget", default="2m", help="for depth auto")
@@ -91,11 +92,12 @@ def _one(name: str, parts: Split, model: str, depth: str, asked: argparse.Namesp
         (Path(folder) / "models").symlink_to(models.absolute())
         before = os.environ.get("TRUNKLINE_CACHE")
         os.environ["TRUNKLINE_CACHE"] = folder
-        settings = Settings(seeds=asked.seeds, epochs=asked.epochs, threads=asked.threads, budget=asked.budget)
+        settings = Settings(seed=asked.seed, seeds=asked.seeds, epochs=asked.epochs, threads=asked.threads, budget=asked.budget)
         branch = tune(parts, model, method=asked.method, depth=int(depth) if depth.isdigit() else depth, settings=settings)
         os.environ.pop("TRUNKLINE_CACHE") if before is None else os.environ.update(TRUNKLINE_CACHE=before)
     report = branch.report
-    made = asked.out / f"{name}-depth-{depth}-{asked.method.split(':')[0]}.json"
+    alone = f"-seed-{asked.seed}" if asked.seeds == 1 else ""
+    made = asked.out / f"{name}-depth-{depth}-{asked.method.split(':')[0]}{alone}.json"
     made.write_bytes(report.to_json())
     if depth == asked.depths[0]:
         for result in report.results[:-1]:
