@@ -166,6 +166,29 @@ def test_what_cannot_be_read_is_said_at_once(tmp_path: Path) -> None:
             clean(tmp_path / name, tmp_path / f"out-{name}")
 
 
+@pytest.mark.parametrize("change", ["none", "a list", "a text", "half", "no settings", "no counts", "not JSON"])
+def test_a_foreign_report_or_plan_is_told_in_a_line(change: str, tmp_path: Path) -> None:
+    paths, _ = corpus(tmp_path, 60)
+    out = tmp_path / "out"
+    clean(paths, out, LOOSE)
+    whole = json.loads((out / "report.json").read_text())
+    plan = {
+        "none": None,
+        "a list": [1],
+        "a text": "x",
+        "half": {"settings": whole["plan"]["settings"]},
+        "no settings": {**whole["plan"], "settings": 3},
+    }
+    report = {**whole, "plan": plan.get(change)} if change != "no counts" else {**whole, "dropped": [1]}
+    (out / "report.json").write_text("{" if change == "not JSON" else json.dumps(report))
+    with pytest.raises(ArtefactError, match="another folder"):
+        clean(paths, out, LOOSE)
+    (tmp_path / "stopped/.work").mkdir(parents=True)
+    (tmp_path / "stopped/.work/plan.json").write_text("{" if change == "not JSON" else json.dumps(plan.get(change)))
+    with pytest.raises(ArtefactError, match="another folder"):
+        clean(paths, tmp_path / "stopped", LOOSE)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"rules": "gofer"}, "gopher"), ({"repair": "unicod"}, "unicode"), ({"near": 0.2}, "near"), ({"domain_most": 0.5}, "needs domain"),

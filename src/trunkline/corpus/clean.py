@@ -112,18 +112,22 @@ def _plan(paths: list[Path], settings: CleanSettings) -> dict[str, Any]:
 def _done(folder: Path, plan: dict[str, Any]) -> Cleaned:
     where = folder / REPORT
     try:
-        found = storage.from_json(where.read_bytes(), str(where))
         report = Cleaned.from_json(where.read_bytes(), str(where))
-    except (ValueError, TypeError) as error:
-        raise ArtefactError(f"{where}: not the report of a run ({error}). Choose another folder.") from error
-    _same(folder, found.get("plan"), plan, "a run")
+        there = storage.from_json(where.read_bytes(), str(where)).get("plan")
+    except (ValueError, TypeError, AttributeError, DataError) as error:
+        raise ArtefactError(f"{where}: not the report of a run of clean ({error}). Choose another folder.") from error
+    _same(folder, there, plan, "a run")
     return report
 
 
 def _begin(folder: Path, plan: dict[str, Any]) -> None:
     where = folder / WORK / PLAN
     if where.is_file():
-        _same(folder, storage.from_json(where.read_bytes(), str(where)), plan, "a run that was stopped,")
+        try:
+            there = storage.from_json(where.read_bytes(), str(where))
+        except ValueError as error:
+            raise ArtefactError(f"{where}: not the plan of a run of clean ({error}). Choose another folder, or delete this one.") from error
+        _same(folder, there, plan, "a run that was stopped,")
     elif folder.exists() and any(entry.name != WORK for entry in folder.iterdir()):
         raise ArtefactError(f"{folder}: exists and holds no run of clean. Choose another folder.")
     else:
@@ -133,8 +137,10 @@ def _begin(folder: Path, plan: dict[str, Any]) -> None:
 def _same(folder: Path, there: Any, asked: dict[str, Any], what: str) -> None:
     if there == asked:
         return
-    odd = [name for name, value in asked["settings"].items() if not isinstance(there, dict) or there["settings"].get(name) != value]
-    odd = odd or [name for name in ("files", "branches", "trunkline") if there[name] != asked[name]]
+    if not isinstance(there, dict) or there.keys() != asked.keys() or not isinstance(there["settings"], dict):
+        raise ArtefactError(f"{folder}: what it holds says not what it was made of, so it is no run of this clean. Choose another folder.")
+    odd = [name for name, value in asked["settings"].items() if there["settings"].get(name) != value]
+    odd = odd or [name for name in ("files", "branches", "trunkline", "settings") if there[name] != asked[name]]
     raise OptionError(f"{folder}: holds {what} with other {', '.join(odd)}. Give the same again, another folder, or delete this one.")
 
 
