@@ -99,7 +99,9 @@ def test_rows_that_say_nothing_are_refused(tiny_folder):
     with pytest.raises(DataError, match="nothing says what is good"):
         ift.learn(branch, PROMPTS, ift.Config())
     liked = [{**row, "label": "refund", "liked": True} for row in PROMPTS]
-    assert ift.learn(branch, liked, ift.Config(**{**IFT, "rounds": 1, "answers": 8})).history
+    found = ift.learn(branch, liked, ift.Config(**{**IFT, "rounds": 3, "answers": 8, "steps": 1, "patience": 1}))
+    assert [entry["round"] for entry in found.history] == [0, 1, 2], "nobody is asked, so no round is known to be without gain"
+    assert [entry["told"] for entry in found.history] == [None] * 3
 
 
 def test_align_takes_the_seed_of_the_settings(tiny_folder, monkeypatch):

@@ -148,7 +148,9 @@ class Rounds:
 def learn(
     start: Branch, rows: Sequence[Row], config: Config, *, feedback: Feedback | None = None, on_round: Callable[[dict[str, Any]], None] | None = None
 ) -> Learned:  # fmt: skip
-    """A policy that goes on from `start`, and the history: an entry for each step of theta, with `round` and what psi was told.
+    """A policy that goes on from `start`, and the history: an entry for each step of theta, with `round` and `told`: what psi was told of the
+
+    newest answers (cooperative: the mean of the feedback, None where nobody is asked; adversarial: how often it was right).
 
     rows: the prompts; adversarial: with a person's answer as `label`; cooperative: rows with an answer (`label`) and what was said of it
     (`liked`) are learned from before the first round. feedback: for the cooperative mode, asked in each round; without it psi learns from
@@ -166,12 +168,14 @@ def learn(
     play = _adversarial(psi, start, known) if config.mode == "adversarial" else _cooperative(psi, start, said, feedback)
     seen = Rounds(config)
     for number in range(config.rounds):
-        seen.told.append(play(loop, number))
+        told = play(loop, number)
+        if told is not None:
+            seen.told.append(told)
         if reason := seen.over():
             loop.progress.stopped = reason
             break
         for _ in range(config.steps):
-            _step(loop, {"round": number, "told": seen.told[-1]})
+            _step(loop, {"round": number, "told": told})
             if on_round:
                 on_round(loop.progress.history[-1])
         if loop.progress.stopped:
@@ -193,15 +197,18 @@ def _step(loop: Loop, told: dict[str, Any]) -> None:
     loop.progress.step += 1
 
 
-def _cooperative(psi: Psi, start: Branch, said: list[Row], feedback: Feedback | None) -> Callable[[Loop, int], float]:
-    """A round of psi: the newest answers are asked about, and psi learns from all that was ever said. Gives the mean of what was said."""
+def _cooperative(psi: Psi, start: Branch, said: list[Row], feedback: Feedback | None) -> Callable[[Loop, int], float | None]:
+    """A round of psi: the newest answers are asked about, and psi learns from all that was ever said. Gives the mean of what was said of those,
+
+    or None where nobody is asked: then no round is known to be without gain, and none ends the run.
+    """
     features, targets = [], []
     if said:
         features.append(psi.features(start.prepare(said), start.source()))
         targets.append(torch.tensor([float(row["liked"]) for row in said]))
 
-    def play(loop: Loop, number: int) -> float:
-        mean = float(targets[0].mean()) if targets else 0.0
+    def play(loop: Loop, number: int) -> float | None:
+        mean = None
         if feedback is not None:
             rollouts = _ask(loop, number)
             told = torch.tensor([float(one) for one in feedback(rollouts.rows, rollouts.texts)])
@@ -212,16 +219,16 @@ def _cooperative(psi: Psi, start: Branch, said: list[Row], feedback: Feedback | 
             mean = float(told.mean())
         every = torch.cat(targets).to(features[0].device)
         psi.learn(torch.cat(features), every, lambda found, wanted: functional.mse_loss(found, wanted))
-        return mean if feedback is not None else float(number)  # without new feedback no round is known to be without gain
+        return mean
 
     return play
 
 
-def _adversarial(psi: Psi, start: Branch, known: list[Row]) -> Callable[[Loop, int], float]:
+def _adversarial(psi: Psi, start: Branch, known: list[Row]) -> Callable[[Loop, int], float | None]:
     """A round of psi: people's answers against the policy's newest ones. Gives how often it is right on a quarter that it does not learn from."""
     people = psi.features(start.prepare(known), start.source())
 
-    def play(loop: Loop, number: int) -> float:
+    def play(loop: Loop, number: int) -> float | None:
         rollouts = _ask(loop, number)
         policy = psi.features(rollouts.items, rollouts.source)
         chance = np.random.default_rng((psi.config.seed, number, 2))
