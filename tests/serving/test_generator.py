@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,57 @@ def test_a_failure_ends_its_rows_and_not_the_thread(branch: Branch, generator: G
     assert after.text == alone(branch, "refund", 5)
 
 
+def test_a_failure_before_the_first_token_ends_the_row_and_not_the_thread(
+    branch: Branch, generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a prompt that is taken from the queue, of one that is checked there, and of the queue itself: whoever waits is told."""
+    with monkeypatch.context() as broken:
+        broken.setattr(generator._prompts["one"], "find", _raises)
+        first = Heard(asked(branch, "refund"), max_new_tokens=5)
+        generator.ask("one", first.ask)
+        assert first.reason == "failed"
+    with monkeypatch.context() as broken:
+        broken.setattr(generator, "_begun", _raises)
+        broken.setattr("trunkline.serving.generator._alone", lambda row: nullcontext())  # so that `_take` itself raises
+        several = [Heard(asked(branch, text), max_new_tokens=5) for text in PROMPTS[:4]]
+        generator.ask("one", *(one.ask for one in several))
+        assert [one.reason for one in several] == ["failed"] * 4
+    after = Heard(asked(branch, "refund"), max_new_tokens=5)
+    generator.ask("one", after.ask)
+    assert after.text == alone(branch, "refund", 5)
+
+
+def test_who_cannot_be_told_the_last_piece_is_told_that_it_failed(branch: Branch, generator: Generator) -> None:
+    """Bytes that are no text, or a tokenizer that fails, at the very end of a row."""
+    heard = Heard(asked(branch, "refund"), max_new_tokens=4)
+
+    def on_piece(piece: Piece) -> None:
+        if piece.reason == "length":
+            raise RuntimeError("secret text")
+        heard.hear(piece)
+
+    heard.ask.on_piece = on_piece
+    generator.ask("one", heard.ask)
+    assert heard.reason == "failed"
+
+
+def test_a_thread_that_died_is_not_waited_for(branch: Branch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by an error, which it survives: by what ends an interpreter's thread."""
+
+    def ends(*_: object) -> None:
+        raise SystemExit
+
+    made = Generator({"one": branch})
+    monkeypatch.setattr(made, "_read_some", ends)
+    heard = Heard(asked(branch, "refund"), max_new_tokens=4)
+    made.ask("one", heard.ask)
+    with pytest.raises(SystemExit):
+        made._run()
+    assert heard.reason == "cancelled"
+    with pytest.raises(Refused, match="going away"):
+        made.ask("one", Heard(asked(branch, "refund")).ask)
+
+
 def test_who_waits_when_it_closes_is_told_that_it_was_cancelled(branch: Branch) -> None:
     """Not that something failed: a server that goes away answers 503, to be asked again elsewhere, and not 500."""
     made = Generator({"one": branch}, Limits(rows=1))
@@ -259,6 +311,10 @@ def test_what_cannot_be_served_is_refused(tiny_folder: Callable[[str], Path]) ->
         Generator({"one": sample(tiny_folder("bert"))})
     with pytest.raises(OptionError, match="encoder-decoder"):
         Generator({"one": sample(tiny_folder("t5"), "seq2seq")})
+
+
+def _raises(*_: object) -> None:
+    raise RuntimeError("secret text")
 
 
 def _soon(found: Callable[[], bool]) -> bool:

@@ -10,7 +10,8 @@ import inspect
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,17 +127,30 @@ class Generator:
     # In the thread.
 
     def _run(self) -> None:
-        with torch.inference_mode():
-            while self._take():
-                try:
-                    self._read_some()
-                    for name, batch in self._batches.items():
-                        if batch.rows:
-                            self._step(name, batch)
-                except Exception as error:  # nobody waits for ever: the rows of this turn end, the next ones are served
-                    log.error("writing failed: %s", type(error).__name__)
-                    self._end_all("failed")
-        self._end_all("cancelled")
+        try:
+            with torch.inference_mode():
+                while self._turn():
+                    pass
+        finally:
+            with self._bell:
+                self._closed = True  # also where the thread itself dies: who asks later is refused, and does not wait
+            self._end_all("cancelled", waiting=True)
+
+    def _turn(self) -> bool:
+        """What is done between two waits. False when it is over."""
+        taken = False
+        try:
+            if not self._take():
+                return False
+            taken = True
+            self._read_some()
+            for name, batch in self._batches.items():
+                if batch.rows:
+                    self._step(name, batch)
+        except Exception as error:  # nobody waits for ever: the rows of this turn end, the next ones are served
+            log.error("writing failed: %s", type(error).__name__)
+            self._end_all("failed", waiting=not taken)  # a queue that nothing can be taken from would fail again and again
+        return True
 
     def _take(self) -> bool:
         """Wait for work, and take the next prompt where there is room. False when it is over."""
@@ -146,12 +160,15 @@ class Generator:
             if self._closed:
                 return False
             while self._reading is None and self._waiting and self.busy[0] < self.limits.rows:
-                name, row = self._waiting.popleft()
-                row.check()
-                if row.reason is None:
-                    self._reading = name, self._begun(name, row)
+                name, row = self._waiting[0]  # taken out when it is somewhere else: a row that is nowhere is waited for for ever
+                with _alone(row):
+                    row.check()
+                    if row.reason is None:
+                        self._reading = name, self._begun(name, row)
+                self._waiting.popleft()
             for _, row in self._waiting:
-                row.check()
+                with _alone(row):
+                    row.check()
             self._waiting = deque(one for one in self._waiting if one[1].reason is None)
         return True
 
@@ -176,7 +193,9 @@ class Generator:
             if end < len(ids):
                 return
             self._prompts[name].keep(reading.row.ask.tenant, ids, content(reading.cache))
-            token = _chosen(reading.row, logits[0])
+            token = 0
+            with _alone(reading.row):
+                token = reading.row.choose(logits[0])
             if reading.row.reason is None:
                 self._join(batch, reading, token)
         self._reading = None
@@ -192,7 +211,8 @@ class Generator:
     def _step(self, name: str, batch: _Batch) -> None:
         """One token more for each row of a branch."""
         for row in batch.rows:
-            row.check()
+            with _alone(row):
+                row.check()
         self._leave(batch)
         if not batch.rows:
             return
@@ -204,9 +224,10 @@ class Generator:
         batch.lengths = [length + 1 for length in batch.lengths]
         room = self.room(name)
         for at, row in enumerate(batch.rows):
-            batch.last[at] = _chosen(row, logits[at])
-            if batch.lengths[at] + 1 >= room:
-                row.end("length")
+            with _alone(row):
+                batch.last[at] = row.choose(logits[at])
+                if batch.lengths[at] + 1 >= room:
+                    row.end("length")
         self._leave(batch)
 
     def _forward(self, batch: _Batch, ids: torch.Tensor, positions: torch.Tensor, cache: Any, mask: torch.Tensor | None) -> torch.Tensor:
@@ -225,12 +246,12 @@ class Generator:
         batch.lengths = [batch.lengths[at] for at in stay]
         batch.cache = fresh(without(content(batch.cache), stay, batch.lengths)) if stay and batch.cache is not None else None
 
-    def _end_all(self, reason: str) -> None:
-        """End every row that is on its way, and where it is over those that wait too."""
+    def _end_all(self, reason: str, *, waiting: bool) -> None:
+        """End every row that is on its way, and those that wait too where it is so said."""
         going = [row for batch in self._batches.values() for row in batch.rows]
         going += [self._reading[1].row] if self._reading else []
         with self._bell:
-            if self._closed:
+            if waiting:
                 going += [row for _, row in self._waiting]
                 self._waiting.clear()
         self._reading = None
@@ -240,14 +261,14 @@ class Generator:
             row.break_off(reason)
 
 
-def _chosen(row: Row, logits: torch.Tensor) -> int:
-    """The next token of a row. What goes wrong with one row ends that one."""
+@contextmanager
+def _alone(row: Row) -> Iterator[None]:
+    """What goes wrong with one row ends that one."""
     try:
-        return row.choose(logits)
+        yield
     except Exception as error:
         log.error("a text failed: %s", type(error).__name__)
         row.break_off("failed")
-        return 0
 
 
 def _writer(name: str, branch: Branch) -> Any:

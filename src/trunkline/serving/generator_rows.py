@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
@@ -95,13 +96,18 @@ class Row:
         """End the row without another word."""
         if self.reason is None:
             self.reason = reason
-            self.ask.on_piece(Piece("", (), reason, len(self.ids)))
+            with suppress(Exception):  # who cannot be told does not keep the others from being told
+                self.ask.on_piece(Piece("", (), reason, len(self.ids)))
 
     def end(self, reason: str) -> None:
         """End the row here, and hand on what is left."""
         if self.reason is None:
             self.reason = reason
-            self._say(ended=True)
+            try:
+                self._say(ended=True)
+            except Exception:
+                self.reason = None  # nobody was told that it ended: that is left to `break_off`
+                raise
 
     def check(self) -> None:
         """End the row where nobody waits for it any more, or its time is over."""
