@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from trunkline import names
 from trunkline.choices import between, build, convert, one_of, settable, split_choice
 from trunkline.errors import OptionError
 
@@ -61,6 +62,15 @@ def test_what_is_learned_from_the_rows_cannot_be_told():
     assert [f.name for f in settable(Config)] == ["rank", "dropout", "clip", "name", "fast"]
     with pytest.raises(OptionError, match="labels"):
         build(Config, {"labels": "a"}, "x")
+
+
+@pytest.mark.parametrize("goal", ["ppo", "rloo", "grpo", "ift"])
+@pytest.mark.parametrize("option", ["seed", "checkpoint_seconds"])
+def test_what_the_settings_of_a_run_say_is_refused_as_an_option_of_a_goal(goal, option):
+    """It was taken and then silently overwritten by the settings."""
+    with pytest.raises(OptionError, match=rf"{option}=7: is a setting of the whole run. Give --{option.replace('_', '-')} 7"):
+        build(names.goal(goal).Config, {option: "7"}, f"goal {goal!r}")
+    assert option not in [f.name for f in settable(names.goal(goal).Config)]
 
 
 @pytest.mark.parametrize(

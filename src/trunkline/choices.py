@@ -42,12 +42,18 @@ def split_choice(text: str) -> tuple[str, dict[str, str]]:
 def build(kind: type[T], options: Mapping[str, Any], where: str) -> T:
     """An instance of the dataclass `kind` with these options, strings turned into the types of its fields.
 
-    Raises: OptionError for an option that `kind` does not have (with the nearest name) or a value of another type.
+    Raises: OptionError for an option that `kind` does not have (with the nearest name), one that is a setting of the whole run, or a value of
+    another type.
     """
     known = {f.name: f for f in settable(kind)}
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
     for name, value in options.items():
+        if name in of_the_run:
+            flag = name.replace("_", "-")
+            raise OptionError(
+                f"{where}: {name}={value}: is a setting of the whole run. Give --{flag} {value}, or Settings({name}={value})."
+            )
         if name not in known:
             raise unknown(f"{where} option", name, known)
         values[name] = convert(value, hints[name], f"{where}: {name}")
@@ -55,8 +61,12 @@ def build(kind: type[T], options: Mapping[str, Any], where: str) -> T:
 
 
 def settable(kind: type) -> list[Field[Any]]:
-    """The fields of a dataclass that a user may set: all but those marked as learned from the rows."""
-    return [f for f in fields(kind) if not f.metadata.get("learned")]
+    """The fields of a dataclass that a user may set: all but those marked as learned from the rows, or as taken from the settings of a run."""
+    return [f for f in fields(kind) if not f.metadata.get("learned") and not f.metadata.get("setting")]
+
+
+def _of_the_run(kind: type) -> set[str]:
+    return {f.name for f in fields(kind) if f.metadata.get("setting")}
 
 
 def convert(value: Any, hint: Any, where: str) -> Any:

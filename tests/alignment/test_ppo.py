@@ -10,7 +10,7 @@ import torch
 
 from tests.alignment.test_rewards import classifier
 from tests.alignment.worlds import PROMPTS, TOY, count, start
-from trunkline.alignment import grpo, online, ppo, rloo
+from trunkline.alignment import finish, grpo, online, ppo, rloo
 from trunkline.alignment.align import align
 from trunkline.alignment.history import page
 from trunkline.alignment.online import Loop, learn
@@ -198,6 +198,13 @@ def test_align_takes_prompts_and_a_judge_from_its_folder_and_saves_the_policy_wi
     assert not (tmp_path / "out.checkpoints").exists()
     with pytest.raises(OptionError, match="what is rewarded"):
         align(rows, "ppo", start=branch)
+    with pytest.raises(OptionError, match=r"learning_rate=0.001: is for learning from rows.* Leave learning_rate out"):
+        align(rows, goal, start=tmp_path / "start", settings=training.Settings(learning_rate=1e-3))
+
+
+def test_seed_and_seconds_come_from_the_settings():
+    config = finish.settled("ppo", ppo.Config(), training.Settings(seed=5, checkpoint_seconds=1.0))
+    assert (config.seed, config.checkpoint_seconds) == (5, 1.0)
 
 
 def test_texts_of_people_are_escaped_on_the_page():

@@ -28,7 +28,8 @@ class Settings:
     discount, decay: gamma and lambda of the advantages; clip: of the ratio; value_clip: of the value's move; entropy: weight of a bonus
     scale_rewards: divided by their deviation over all steps; whiten_advantages: mean 0 and deviation 1 in a step
     missing_end: taken off the reward of an answer that was cut at its longest; value_from: the "states" at the cut, or the "policy"'s last ones
-    hacking: at the signs of a gamed reward "stop", "note" them, or "off"; checkpoint_seconds: between checkpoints, where there is a folder for them
+    hacking: at the signs of a gamed reward "stop", "note" them, or "off"
+    seed, checkpoint_seconds: for `learn`; `align` takes both from the settings of the run
     reward, label: for `align`, which knows no functions: folders of branches that judge, with + between them and a weight behind a *, as in
     runs/kind+runs/unsafe*-2; and the label that a classifier among them is asked for (none: its last one)
     """
@@ -56,8 +57,8 @@ class Settings:
     missing_end: float = 0.0
     value_from: str = "states"
     hacking: str = "stop"
-    seed: int = 0
-    checkpoint_seconds: float = 60.0
+    seed: int = field(default=0, metadata={"setting": True})
+    checkpoint_seconds: float = field(default=60.0, metadata={"setting": True})
     reward: str = ""
     label: str | None = None
 

@@ -21,21 +21,25 @@ from trunkline.progress import Bar
 from trunkline.train import settings as training
 from trunkline.train.checkpoint import Checkpoints
 
+_OF_TUNING = ("epochs", "batch_size", "accumulate", "learning_rate", "head_learning_rate", "optimizer", "weight_decay", "schedule", "warmup", "clip",
+              "patience", "objective", "metric", "evaluate_every", "dropout", "seeds", "precision", "budget")  # fmt: skip
+
 
 def align(goal: Goal, start: Branch, parts: Split, config: Settings, settings: training.Settings, out: Path | None) -> Branch:
     """The policy's branch, from prompts (the training rows), with judges from folders; with `out` saved there, and its history beside it.
 
-    Raises: OptionError without a judge; as `learn` and `branch.load`.
+    Raises: OptionError without a judge, or for a setting that is of no use here; as `learn` and `branch.load`.
     """
     if not config.reward:
         raise OptionError(
             f"goal={goal.name!r}: what is rewarded? Give a branch that judges, as in {goal.name}:reward=runs/kind (docs/ppo.md)."
         )
-    config = replace(config, seed=settings.seed)
+    config = settled(goal.name, config, settings)
     judges = judges_of(config.reward, config.label, start)
     out = savable(out) if out else None
     folder = out.with_name(f"{out.name}.checkpoints") if out else None
-    about = {"goal": goal.name, "config": asdict(config), "rows": parts.train.fingerprint, "start": identity(start)}
+    told = {name: value for name, value in asdict(config).items() if name != "checkpoint_seconds"}
+    about = {"goal": goal.name, "config": told, "rows": parts.train.fingerprint, "start": identity(start)}
     with ExitStack() as stack:
         kept = stack.enter_context(Checkpoints(folder, about, force=settings.force)) if folder else None
         bar = stack.enter_context(Bar(f"align ({goal.name})", unit="steps"))
@@ -48,6 +52,21 @@ def align(goal: Goal, start: Branch, parts: Split, config: Settings, settings: t
     if folder:
         storage.remove_folder(folder)
     return policy
+
+
+def settled(name: str, config: Any, settings: training.Settings) -> Any:
+    """The goal's options with what it takes from the settings of the run.
+
+    Raises: OptionError for a setting that was changed and that learning from rewards has no use for.
+    """
+    for setting in _OF_TUNING:
+        value = getattr(settings, setting)
+        if value != getattr(training.Settings, setting):
+            raise OptionError(
+                f"{setting}={value}: is for learning from rows, and goal {name!r} learns from rewards by options of its own, as in "
+                f"{name}:learning_rate=1e-4 (docs/ppo.md). Leave {setting} out."
+            )
+    return replace(config, seed=settings.seed, checkpoint_seconds=settings.checkpoint_seconds)
 
 
 def finished(goal: Goal, found: Learned, parts: Split, config: Settings, out: Path | None) -> Branch:

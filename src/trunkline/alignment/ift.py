@@ -12,7 +12,7 @@ E[log(p / reference) grad log p], because E[grad log p] = 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -256,5 +256,5 @@ def _ask(loop: Loop, number: int) -> Rollouts:
 
 def align(start: Branch, parts: Split, config: Config, settings: training.Settings, out: Path | None = None) -> Branch:
     """The policy's branch with its history, from rows alone: people's answers (adversarial), or answers with what was said of them."""
-    out, config = savable(out) if out else None, replace(config, seed=settings.seed)
+    out, config = savable(out) if out else None, finish.settled(GOAL.name, config, settings)
     return finish.finished(GOAL, learn(start, list(parts.train), config), parts, config, out)
