@@ -49,7 +49,7 @@ def build(kind: type[T], options: Mapping[str, Any], where: str) -> T:
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
     for name, value in options.items():
-        if name in of_the_run:
+        if name in _of_the_run(kind):
             flag = name.replace("_", "-")
             raise OptionError(
                 f"{where}: {name}={value}: is a setting of the whole run. Give --{flag} {value}, or Settings({name}={value})."
