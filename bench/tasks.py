@@ -2,11 +2,13 @@
 
     python bench/tasks.py                      # all sets
     python bench/tasks.py cluener xquad-en     # some
+    python bench/tasks.py snips --crf --rows 1000 --depth 2 --epochs 4 --seeds 3 --test 300    # of a tag set: what the option crf brings
 
 Both are this package's own loop, with the same rows, epochs and batches, one after the other in one process: "ours" tunes the layers
-above the cut on stored states (its seconds include making the states), "LoRA, whole" runs and tunes through every layer. Training
-rows are a sample (--rows), for the table is to be made on two cores; test rows are those of the set, at most --test of them. Writes JSON.
-Needs the data in the folder that TRUNKLINE_DATA names (default ../shared/data). Figures are of one seed; the intervals are over test rows.
+above the cut on stored states (its seconds include making the states), "LoRA, whole" runs and tunes through every layer; with --crf the other
+is "ours" again, with a CRF. Training rows are a sample (--rows), for the table is to be made on two cores; test rows are those of the set, at
+most --test of them. Writes JSON. Needs the data in the folder that TRUNKLINE_DATA names (default ../shared/data). Figures are of one seed, the best
+on the validation rows where there are several; the intervals are over test rows.
 """
 
 from __future__ import annotations
@@ -93,16 +95,23 @@ SETS: dict[str, Set] = {
 }  # fmt: skip
 
 
+OURS, WHOLE, CRF = "ours", "LoRA, whole", "ours, CRF"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="*", metavar="SET", help=f"of {', '.join(SETS)}")
     parser.add_argument("--rows", type=int, help="train on at most so many rows, instead of as many as the table in this file says")
     parser.add_argument("--test", type=int, default=500, help="measure on at most so many rows")
     parser.add_argument("--epochs", type=int, help="instead of as many as the table in this file says")
+    parser.add_argument("--depth", type=int, help="of ours, instead of that in this file")
+    parser.add_argument("--seeds", type=int, default=1, help="tune so many times with other seeds  [default: 1]")
+    parser.add_argument("--crf", action="store_true", help="beside ours not LoRA but ours with a CRF (tag sets only)")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("bench/out"))
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
+    other = CRF if asked.crf else WHOLE
     for name in asked.sets or SETS:
         one = SETS[name]
         parts = _limited(drop_leaks(one.load()), asked.rows or one.rows, asked.test)
@@ -110,10 +119,12 @@ def main() -> None:
             f"\n## {name}: {parts.train.task}, {one.model}, {', '.join(f'{len(p):,} {n}' for n, p in parts.parts().items())} rows",
             flush=True,
         )
-        found = {how: _tuned(parts, one, how, asked) for how in ("ours", "LoRA, whole")}
-        _show(name, found)
+        if asked.crf and parts.train.task != "tag":
+            parser.error(f"--crf is an option of the task tag, and {name} is {parts.train.task}")
+        found = {how: _tuned(parts, one, how, asked) for how in (OURS, other)}
+        _show(name, found, other)
         made = {how: {"seconds": seconds, "report": json.loads(report.to_json())} for how, (report, seconds) in found.items()}
-        (asked.out / f"task-{name}.json").write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
+        (asked.out / f"task-{name}{'-crf' if asked.crf else ''}.json").write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
 
 
 def _limited(parts: Split, rows: int, test: int) -> Split:
@@ -127,8 +138,9 @@ def _some(rows: Rows, count: int) -> Rows:
 
 def _tuned(parts: Split, one: Set, how: str, asked: argparse.Namespace) -> tuple[Any, float]:
     """The report, and the seconds from the rows to the trained branch, without those of measuring."""
-    settings = Settings(epochs=asked.epochs or one.epochs, threads=asked.threads, task_options=one.options)
-    method, depth = ("full", one.depth) if how == "ours" else ("lora", "all")
+    options = "crf=true" if how == CRF else one.options
+    settings = Settings(epochs=asked.epochs or one.epochs, threads=asked.threads, task_options=options, seeds=asked.seeds)
+    method, depth = ("lora", "all") if how == WHOLE else ("full", one.depth if asked.depth is None else asked.depth)
     with _fresh_cache():
         started = time.perf_counter()
         branch = tune(parts, one.model, method=method, depth=depth, settings=settings)
@@ -150,17 +162,21 @@ def _fresh_cache() -> Iterator[None]:
             os.environ.pop("TRUNKLINE_CACHE") if before is None else os.environ.update(TRUNKLINE_CACHE=before)
 
 
-def _show(name: str, found: dict[str, tuple[Any, float]]) -> None:
+def _show(name: str, found: dict[str, tuple[Any, float]], other: str) -> None:
     reports = {how: report for how, (report, _) in found.items()}
-    first = reports["ours"]
+    first = reports[OURS]
     for metric in first.results[-1]["metrics"]:
         cells = [f"{how} {with_interval(metric, report.results[-1]['metrics'].get(metric))}" for how, report in reports.items()]
         plain = [f"{r['name']} {number(metric, r['metrics'][metric]['value'])}" for r in first.results[:-1] if metric in r["metrics"]]
         print(f"{name:10} {metric:>18}: {'   '.join(cells)}   before: {', '.join(plain) or 'none'}", flush=True)
-    ours, whole = (found[how][1] for how in ("ours", "LoRA, whole"))
+    for metric in first.results[-1].get("seeds") or {}:
+        by_seed = {how: report.results[-1]["seeds"][metric] for how, report in reports.items()}
+        cells = [f"{how} {', '.join(number(metric, value) for value in values)}" for how, values in by_seed.items()]
+        print(f"{name:10} {'by seed':>18}: {metric}: {'   '.join(cells)}", flush=True)
+    ours, theirs = (found[how][1] for how in (OURS, other))
     spent = first.cost["seconds"]
-    print(f"{name:10} {'seconds':>18}: ours {ours:.0f} (encode {spent['encode']:.0f}, tune {spent['tune']:.0f}), LoRA, whole {whole:.0f}: "
-          f"{whole / ours:.1f} times; tune alone {reports['LoRA, whole'].cost['seconds']['tune'] / spent['tune']:.1f} times", flush=True)  # fmt: skip
+    print(f"{name:10} {'seconds':>18}: ours {ours:.0f} (encode {spent['encode']:.0f}, tune {spent['tune']:.0f}), {other} {theirs:.0f}: "
+          f"{theirs / ours:.1f} times; tune alone {reports[other].cost['seconds']['tune'] / spent['tune']:.1f} times", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
