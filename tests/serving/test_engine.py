@@ -1,11 +1,13 @@
 """The engine: one pass for all branches, answers that do not depend on who asks at the same time, and what it refuses."""
 
 import random
+import socket
 import threading
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 
 from tests import tiny
 from tests.serving.samples import asked, branch, together
@@ -13,6 +15,9 @@ from trunkline.errors import ArtefactError, OptionError
 from trunkline.model.backbone import load_backbone
 from trunkline.serving.compute.engine import Engine
 from trunkline.serving.compute.queue import Ask
+from trunkline.serving.compute.wire import packed, receive
+from trunkline.serving.compute.worker import Worker
+from trunkline.types import Output
 
 TEXTS = tiny.TEXTS
 FLOAT32 = 1e-5
@@ -202,6 +207,40 @@ def test_one_bad_request_harms_itself_alone(engine, kinds, monkeypatch):
     assert ["answers" in reply for reply in replies] == [True, False, True]
     assert replies[1]["error"] == "internal"
     assert "planted" not in replies[1]["message"]
+
+
+@pytest.mark.parametrize("name", ["head", "one", "many", "number", "tag"])
+def test_a_branch_that_gives_nan_is_named(engine, kinds, name):
+    """NaN for one text: of the branch that gave it, and of that request alone."""
+    for one in (name, "two"):
+        engine.add(one, kinds[one])
+    upper, real = engine.loaded[name].upper, engine.loaded[name].upper.network
+
+    class Breaks(torch.nn.Module):
+        def forward(self, batch):
+            out = real(batch)
+            longest = int(batch.mask.sum(1).max())
+            return Output(torch.full_like(out.logits, torch.nan) if longest > 12 else out.logits, out.hidden, out.extra)
+
+    upper.network = Breaks()
+    long = "my card " * 12
+    replies = together(engine, [(["refund"], [name]), ([long], ["two"]), ([long], [name, "two"])])
+    assert "answers" in replies[0]
+    assert "answers" in replies[1]
+    assert (replies[2]["error"], replies[2]["version"]) == ("not_finite", name)
+
+
+def test_what_cannot_be_written_is_answered_at_once():
+    """A reply that is no JSON: the worker says so, where it said nothing and the request waited out its deadline."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(packed({"threads": 1, "runtime": "torch", "cache_bytes": 0}))
+        worker = Worker(theirs)
+        for reply in ({"answers": [float("nan")]}, {"answers": [np.float32(1)]}):
+            worker._reply(7, reply)
+            found = receive(ours)
+            assert (found["id"], found["error"]) == (7, "internal")
+        worker._engine.close()
 
 
 def test_a_branch_that_answers_otherwise_is_not_served(engine, kinds, monkeypatch):

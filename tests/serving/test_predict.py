@@ -4,10 +4,13 @@ import json
 import re
 
 import pytest
+import torch
 
 from tests import tiny
 from trunkline import branch as branches
 from trunkline.serving.api.predict import _tokens
+from trunkline.serving.compute.upper import Upper
+from trunkline.types import Output
 
 TEXTS = tiny.TEXTS
 
@@ -124,6 +127,25 @@ def test_the_kind_of_body_is_json(client):
     assert client("POST", "/v1/predict", b'{"inputs": "a"}', {"Content-Type": "text/plain"})[0] == 415
     assert client("POST", "/v1/predict", b"inputs=a", {"Content-Type": "application/x-www-form-urlencoded"})[0] == 415
     assert client("POST", "/v1/predict", b"\x1f\x8b", {"Content-Encoding": "gzip"})[0] == 415
+
+
+def test_a_branch_that_gives_nan_is_named_and_counted(server, monkeypatch):
+    """500 at once, and the others answer."""
+    with server("intent", "mood") as client:
+        real = Upper.__call__
+
+        def broken(self, batch):
+            out = real(self, batch)
+            return Output(torch.full_like(out.logits, torch.inf), out.hidden) if self.network.depth == 1 else out
+
+        monkeypatch.setattr(Upper, "__call__", broken)
+        status, _, found = client.predict(TEXTS[0])
+        assert (status, found["error"]["code"]) == (500, "not_finite")
+        assert "branch='intent'" in found["error"]["message"]
+        assert client.predict(TEXTS[0], branches=["mood"])[0] == 200
+        counted = client("GET", "/metrics")[2].decode()
+        assert 'trunkline_refused_total{reason="not_finite"} 1.0' in counted
+        assert 'trunkline_requests_total{route="/v1/predict",status="500"} 1.0' in counted
 
 
 def test_openapi_shows_every_route_with_an_example(client):

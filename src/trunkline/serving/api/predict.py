@@ -27,6 +27,7 @@ STATUS = {
     "too_late": 503,
     "gone": 503,
     "worker_died": 503,
+    "not_finite": 500,
     "internal": 500,
 }
 _EXAMPLE = {
@@ -97,7 +98,8 @@ async def answer(service: Service, asked: Predict, rows: list[dict[str, Any]], k
             service.branches.give_back(ids)
     if "error" in reply:
         status = STATUS[reply["error"]]
-        raise Refused(status, reply["error"], reply["message"], after=1.0 if status == 503 else None)
+        named = [f"branch={name!r}: " for name, version in versions.items() if version.id == reply.get("version")]
+        raise Refused(status, reply["error"], "".join(named[:1]) + reply["message"], after=1.0 if status == 503 else None)
     service.gate.answered(tokens)
     _count(service, versions, len(rows), reply)
     answers = [{name: _marked(found[version.id], asked.threshold) for name, version in versions.items()} for found in reply["answers"]]

@@ -43,6 +43,14 @@ class Loaded:
         return cls(version, branch, Upper(branch), f"{backbone.id}@{backbone.trunk_precision}", cut)
 
 
+class Unanswerable(Exception):
+    """A branch gave no numbers. version: which one."""
+
+    def __init__(self, version: str) -> None:
+        super().__init__(version)
+        self.version = version
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """One item on one branch. tenant: whose text it is; row: the place of its answer."""
@@ -73,7 +81,10 @@ class _Seen:
 
 @torch.inference_mode()
 def answer(works: Sequence[Work], taps: dict[str, Taps], cache: StatesCache) -> list[Answer]:
-    """The answer of each work, in their order. A text whose states no branch may read (NaN) raises StatesError."""
+    """The answer of each work, in their order.
+
+    Raises: StatesError for a text whose states no branch may read (NaN), Unanswerable for one of which a branch makes NaN.
+    """
     answers: list[Any] = [None] * len(works)
     for group in dict.fromkeys(work.loaded.group for work in works):
         own = [at for at, work in enumerate(works) if work.loaded.group == group]
@@ -92,9 +103,14 @@ def probe_logits(loaded: Loaded, taps: Taps) -> tuple[np.ndarray, np.ndarray]:
     seen = _trunk(works, taps, StatesCache(0))
     batch = _gathered(loaded, works, seen)
     logits = loaded.upper(batch.to(loaded.branch.backbone.device)).logits.float().cpu()
-    tokenwise = logits.dim() > 2 and logits.shape[:2] == batch.mask.shape
-    real = batch.mask.cpu() if tokenwise else torch.ones(len(logits), dtype=torch.bool)
+    real = _real(logits, batch.mask.cpu())
     return logits.numpy(), real.view(*real.shape, *(1,) * (logits.dim() - real.dim())).expand_as(logits).numpy()
+
+
+def _real(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Which rows of logits mean something: (S, T) bool where there are some for each token, else (B,)."""
+    tokenwise = logits.dim() > 2 and logits.shape[:2] == mask.shape
+    return mask if tokenwise else torch.ones(len(logits), dtype=torch.bool, device=logits.device)
 
 
 def _trunk(works: Sequence[Work], taps: Taps, cache: StatesCache) -> _Seen:
@@ -143,6 +159,8 @@ def _branch(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> list[Answer]:
         some = [works[at] for at in together]
         batch = _gathered(loaded, some, seen) if number is None else _lying(loaded, some, seen, number)
         out = _output(loaded, batch, seen, number, some)
+        if bool(torch.isnan(out.logits[_real(out.logits, batch.mask.to(out.logits.device))]).any()):
+            raise Unanswerable(loaded.version)
         for at, found in zip(together, task.decode(out, batch, spec), strict=True):
             answers[at] = found
     return answers

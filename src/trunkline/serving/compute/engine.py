@@ -22,7 +22,7 @@ from trunkline import names
 from trunkline.branch import PROBE_TOLERANCE, Branch
 from trunkline.errors import ArtefactError, TrunklineError
 from trunkline.serving.compute import said
-from trunkline.serving.compute.batch import Loaded, Work, answer, probe_logits
+from trunkline.serving.compute.batch import Loaded, Unanswerable, Work, answer, probe_logits
 from trunkline.serving.compute.cache import StatesCache
 from trunkline.serving.compute.load import Shelf, pick
 from trunkline.serving.compute.queue import Ask, FairQueue
@@ -187,8 +187,7 @@ class Engine:
                 for ask in asks:
                     self._run([ask])
                 return
-            log.error("compute failed: %s", type(error).__name__)
-            _finish(asks[0], _error("internal", "The request could not be computed."))
+            _finish(asks[0], _failed(error))
             return
         seconds = time.monotonic() - began
         for ask, found in zip(asks, answers):
@@ -206,6 +205,8 @@ class Engine:
         for work, one in zip(works, answer(works, self.taps, self.cache), strict=True):
             number, row, version = work.row
             shown = said.said(one, work.loaded.branch.spec, asks[number].top)
+            if not said.is_finite(shown):
+                raise Unanswerable(version)
             found[number][row][version] = shown | ({"truncated": True} if work.item.was_cut else {})
         return found
 
@@ -237,6 +238,15 @@ def _check(loaded: Loaded, taps: Taps) -> None:
             f"{loaded.version}: answers its probes otherwise when served than when tuned (largest difference {difference:.3g}, allowed "
             f"{allowed}). It is not served. Try --runtime torch."
         )
+
+
+def _failed(error: Exception) -> dict[str, Any]:
+    """What is said of a request that could not be computed."""
+    if isinstance(error, Unanswerable):
+        log.error("version %s gave NaN or infinity", error.version)
+        return _error("not_finite", "This branch gives NaN or infinity for an input.") | {"version": error.version}
+    log.error("compute failed: %s", type(error).__name__)
+    return _error("internal", "The request could not be computed.")
 
 
 def _error(code: str, message: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,13 @@ def said(answer: Answer, spec: Any, top: int) -> dict[str, Any]:
     if answer.probability is not None:
         found["probability"] = round(float(answer.probability), DIGITS)
     return found
+
+
+def is_finite(found: Any) -> bool:
+    """Whether all numbers in an answer are numbers: JSON has neither NaN nor infinity."""
+    if isinstance(found, dict | list | tuple):
+        return all(map(is_finite, found.values() if isinstance(found, dict) else found))
+    return not isinstance(found, float) or math.isfinite(found)
 
 
 def check(spec: Any) -> None:

@@ -38,7 +38,11 @@ class Worker:
 
     def _reply(self, number: int, reply: dict[str, Any]) -> None:
         self._asks.pop(number, None)
-        data = packed({"id": number, **reply})
+        try:
+            data = packed({"id": number, **reply})
+        except (ValueError, TypeError) as error:  # who asked is told so at once, and does not wait for the deadline
+            log.error("a reply cannot be written: %s", type(error).__name__)
+            data = packed({"id": number, "error": "internal", "message": "The answer cannot be written as JSON."})
         try:
             with self._sending:
                 self._end.sendall(data)
