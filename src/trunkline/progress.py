@@ -1,8 +1,11 @@
-"""One bar for whatever takes long: rate and time left on stderr; nothing where there is no terminal to show it on."""
+"""One bar for whatever takes long: rate and time left on stderr; nothing where there is no terminal to show it on. And what stages took."""
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -31,3 +34,20 @@ class Bar:
         """Move to `done` of `total`, with a few words beside."""
         speed = self._bar.tasks[0].speed
         self._bar.update(self._task, completed=done, total=total, rate=f"{speed:,.0f} {self._unit}/s" if speed else "", note=note)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add what is done inside to the seconds of a stage, also where it ends in an error.
+
+    >>> spent = {"read": 1.0}
+    >>> with timed(spent, "read"):
+    ...     pass
+    >>> spent["read"] > 1.0
+    True
+    """
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - started

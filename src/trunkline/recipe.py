@@ -37,7 +37,7 @@ from trunkline.data.read import read
 from trunkline.data.split import Split, split
 from trunkline.errors import DataError, OptionError, TrunklineError, unknown
 from trunkline.evaluation.evaluate import evaluate
-from trunkline.evaluation.interval import paired
+from trunkline.evaluation.interval import bootstrap_mean, paired
 from trunkline.evaluation.measure import truth_and_scores
 from trunkline.evaluation.metrics import METRICS, compute
 from trunkline.train.before import fresh
@@ -63,7 +63,6 @@ _MEASURE = {"file": str, "task": str, "reward": str, "rows": int, **_READING}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _REFERENCE = re.compile(r"\$([A-Za-z0-9_-]+)")
 _SHOWN = 10
-_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -381,11 +380,9 @@ def _gain(name: str, told: Mapping[str, Any], step: str, now: tuple[Any, Any], b
         value = float(now[1].mean())
         if before is None:
             return Gain(name, "mean reward", step, value)
-        difference = now[1] - before[1]
-        drawn = np.random.default_rng(0).integers(0, len(difference), (_DRAWS, len(difference)))
-        low, high = np.quantile(difference[drawn].mean(axis=1), [0.025, 0.975])
-        verdict = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
-        return Gain(name, "mean reward", step, value, float(difference.mean()), float(low), float(high), verdict)
+        gained = bootstrap_mean(now[1] - before[1])
+        verdict = "better" if gained.low > 0 else "worse" if gained.high < 0 else "no difference shown"
+        return Gain(name, "mean reward", step, value, gained.value, gained.low, gained.high, verdict)
     metric = names.task(told.get("task", "generate")).METRICS[0]
     value = compute([metric], *now)[metric]
     if before is None:

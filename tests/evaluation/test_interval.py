@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from trunkline.errors import OptionError
-from trunkline.evaluation.interval import bootstrap, paired, seeds
+from trunkline.evaluation.interval import bootstrap, bootstrap_mean, paired, seeds
 from trunkline.evaluation.metrics import METRICS
 
 
@@ -24,6 +24,18 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
     truth, scores = flips(np.random.default_rng(0), 200, 0.8)
     assert bootstrap(["mcc"], truth, scores) == bootstrap(["mcc"], truth, scores)
     assert bootstrap(["mcc"], truth, scores) != bootstrap(["mcc"], truth, scores, seed=1)
+
+
+def test_the_interval_of_a_mean_is_that_of_a_metric_that_is_a_mean_and_near_the_normal_one():
+    values = np.random.default_rng(4).exponential(size=400)
+    found = bootstrap_mean(values, seed=3)
+    assert found == bootstrap(["mae"], np.zeros(400), values, seed=3)["mae"]
+    reach = stats.norm.ppf(0.975) * values.std() / 20
+    assert found.value == pytest.approx(values.mean())
+    assert found.high - found.low == pytest.approx(2 * reach, rel=0.1)
+    for odd in ([], [1.0, float("nan")], [[1.0]]):
+        with pytest.raises(OptionError, match="one finite number a row"):
+            bootstrap_mean(odd)
 
 
 def test_every_interval_holds_its_value_and_stays_in_bounds():

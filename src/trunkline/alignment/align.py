@@ -8,7 +8,7 @@ from trunkline import choices, names
 from trunkline.alignment.preference import written
 from trunkline.alignment.roles import WRITES, begin, fresh
 from trunkline.branch import Branch
-from trunkline.data.split import Split, split
+from trunkline.data.split import Split, in_parts
 from trunkline.errors import OptionError
 from trunkline.model.backbone import Depth, load_backbone
 from trunkline.train import machine
@@ -32,11 +32,7 @@ def align(
     name, options = choices.split_choice(goal)
     module = names.goal(name)
     config = choices.build(module.Config, options, f"goal {name!r}")
-    parts = (
-        rows
-        if isinstance(rows, Split)
-        else split(rows, validation=settings.validation, test=settings.test, by=settings.split, seed=settings.seed)
-    )
+    parts = in_parts(rows, settings)
     if parts.train.task != module.READS:
         raise OptionError(f"goal={name!r}: reads rows of task {module.READS!r}, and these were read for {parts.train.task!r}.")
     machine.use_threads(settings.threads)

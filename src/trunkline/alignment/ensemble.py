@@ -15,7 +15,7 @@ import numpy as np
 
 from trunkline import branch as branches
 from trunkline.branch import Branch
-from trunkline.data.split import Split, split
+from trunkline.data.split import Split, in_parts
 from trunkline.errors import ArtefactError, OptionError
 from trunkline.evaluation.metrics import compute
 from trunkline.train.settings import Settings
@@ -81,11 +81,7 @@ def tune_ensemble(
 ) -> Ensemble:  # fmt: skip
     """As many branches with seeds of their own, on one split and one set of states. Of `depth` "auto" the first member finds it for all."""
     settings = settings or Settings()
-    parts = (
-        rows
-        if isinstance(rows, Split)
-        else split(rows, validation=settings.validation, test=settings.test, by=settings.split, seed=settings.seed)
-    )
+    parts = in_parts(rows, settings)
     made: list[Branch] = []
     for at in range(members):
         place = Path(out) / f"member-{at}" if out else None

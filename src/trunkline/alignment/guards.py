@@ -16,6 +16,7 @@ from trunkline.alignment.rewards import Part, judge, parts_of
 from trunkline.alignment.rollout import Drawing, roll_out
 from trunkline.branch import Branch
 from trunkline.errors import TrainingError
+from trunkline.evaluation.interval import bootstrap_mean
 from trunkline.types import Row
 
 LEAST_KL = -1.0
@@ -163,15 +164,14 @@ def promotion(
         parts = parts_of(safety if isinstance(safety, Part | dict) else Part(safety), branch)
         found.append(judge(parts, roll_out(branch, rows, drawing or Drawing(), seed=seed), branch).total)
     before, after = found
-    low, high = _interval(after - before, seed)
-    fallen = float((after - before).mean())
-    allowed = fallen >= -tolerance
+    moved = bootstrap_mean(after - before, seed=seed)
+    allowed = moved.value >= -tolerance
     reason = (
         ""
         if allowed
-        else f"the safety score fell from {before.mean():.3g} to {after.mean():.3g} on {len(rows)} prompts ({low:.3g} to {high:.3g})."
+        else f"the safety score fell from {before.mean():.3g} to {after.mean():.3g} on {len(rows)} prompts ({moved.low:.3g} to {moved.high:.3g})."
     )
-    return Promotion(float(before.mean()), float(after.mean()), fallen, low, high, allowed, reason)
+    return Promotion(float(before.mean()), float(after.mean()), moved.value, moved.low, moved.high, allowed, reason)
 
 
 def require_promotion(found: Promotion) -> None:
@@ -180,13 +180,6 @@ def require_promotion(found: Promotion) -> None:
         raise TrainingError(
             f"the policy is not promoted: {found.reason} Add the safety judge to the reward with a weight, and align again."
         )
-
-
-def _interval(differences: np.ndarray, seed: int) -> tuple[float, float]:
-    """The 95% bootstrap interval of a mean. Source: Efron and Tibshirani 1993, chapter 13."""
-    drawn = np.random.default_rng(seed).choice(differences, (1000, len(differences))).mean(1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _mean(entries: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -10,8 +10,7 @@ Every random number of step n comes from the seed and n alone, so a run that was
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -39,6 +38,7 @@ from trunkline.alignment.scoring import Value, cut_states, token_scores
 from trunkline.branch import Branch, restore
 from trunkline.errors import DataError, OptionError, TrainingError
 from trunkline.model.batches import by_length
+from trunkline.progress import timed
 from trunkline.states.collate import collate
 from trunkline.train.checkpoint import Checkpoints, Tensors
 from trunkline.train.fit import optimizer_tensors, restore_optimizer
@@ -138,15 +138,15 @@ class Loop:
         """One batch of answers: measured always, and learned from unless it is the last one or a guard stops the run."""
         progress, seconds = self.progress, dict[str, float]()
         last = progress.step == self.settings.steps
-        with _timed(seconds, "generate"):
+        with timed(seconds, "generate"):
             rollouts = self.draw()
-        with _timed(seconds, "score"):
+        with timed(seconds, "score"):
             found = self.score(rollouts)
         entry = self.entry(found)
         with held():
             self.watch(entry)
             if not progress.done and not last:
-                with _timed(seconds, "update"):
+                with timed(seconds, "update"):
                     entry |= self.update(found)
                 self._stop_if(self.guard.skipped_out)
                 self.coefficient.update(entry["kl"])
@@ -310,13 +310,6 @@ class Loop:
         restore(self.policy.network, {name: tensor for name, tensor in tensors.items() if not name.startswith("value.")}, "checkpoint")
         if self.value is not None:
             self.value.load_state_dict(of_value, strict=True)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    seconds[name] = time.perf_counter() - started
 
 
 def _weights(kind: str, mask: torch.Tensor) -> torch.Tensor:

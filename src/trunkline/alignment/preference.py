@@ -7,7 +7,6 @@ step runs it again. A goal (dpo.py, ipo.py, kto.py, orpo.py) adds its loss, and 
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -30,7 +29,7 @@ from trunkline.evaluation.baselines.preferences import lengths
 from trunkline.evaluation.interval import bootstrap, paired
 from trunkline.evaluation.measure import truth_and_scores
 from trunkline.model.writing.language import LanguageHead
-from trunkline.progress import Bar
+from trunkline.progress import Bar, timed
 from trunkline.states.collate import Source
 from trunkline.train import machine
 from trunkline.train.account import Run, report_of
@@ -154,17 +153,17 @@ def run(goal: PairGoal, start: Branch, parts: Split, spec: PairSpec, settings: S
     A run that was stopped goes on from `out`.checkpoints. Raises: DataError, OptionError, ArtefactError, TrainingError.
     """
     job = Job(goal, start, replace(spec, policy=start.spec, max_tokens=start.spec.max_tokens), settings, savable(out) if out else None)
-    with job.timed("read"):
+    with timed(job.seconds, "read"):
         findings = quality.check(parts)
         quality.require(findings)
         items = {name: goal.make(part, start, job.spec) for name, part in parts.parts().items()}
     with ExitStack() as stack:
         kept = stack.enter_context(Checkpoints(job.folder, job.about(parts), force=settings.force)) if job.folder else None
-        with job.timed("encode"):
+        with timed(job.seconds, "encode"):
             source, encoded = stored(start.backbone, start.depth, items, start.states)
-        with job.timed("reference"):
+        with timed(job.seconds, "reference"):
             items = job.with_reference(items, source, start)
-        with job.timed("align"):
+        with timed(job.seconds, "align"):
             policy, progress = job.fit(items, source, kept)
         done = Run(
             parts, findings, items, source, encoded, [(policy, progress)], settings, start.method, job.seconds, f"align({job.spec.task})"
@@ -191,9 +190,6 @@ class Job:
     @property
     def folder(self) -> Path | None:
         return self.out.with_name(f"{self.out.name}.checkpoints") if self.out else None
-
-    def timed(self, stage: str) -> _Timed:
-        return _Timed(self.seconds, stage)
 
     def about(self, parts: Split) -> dict[str, Any]:
         """What must be the same for a run to go on from a checkpoint."""
@@ -251,7 +247,7 @@ class Job:
         part = "test" if len(done.items["test"]) else "validation"
         items, rows = done.items[part], done.parts.parts()[part]
         notes: list[str] = []
-        with self.timed("measure"):
+        with timed(self.seconds, "measure"):
             truth, scores = truth_and_scores(self.spec, items, replace(policy, spec=self.spec).answers(items, done.source))
             found = {"tuned": scores}
             if self.goal.has_reference:
@@ -281,17 +277,6 @@ class Job:
             {"text": row["text"], "label": best, "before": was, "predicted": said}
             for row, best, was, said in zip(asked, right, before, after)
         ]
-
-
-class _Timed:
-    def __init__(self, seconds: dict[str, float], stage: str) -> None:
-        self.seconds, self.stage = seconds, stage
-
-    def __enter__(self) -> None:
-        self.started = time.perf_counter()
-
-    def __exit__(self, *error: object) -> None:
-        self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + time.perf_counter() - self.started
 
 
 def written(rows: Rows, task: str) -> Rows:

@@ -7,7 +7,6 @@ the same without learning: the best of several answers, when one is asked for.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +25,8 @@ from trunkline.branch import Branch, identity, savable
 from trunkline.choices import between
 from trunkline.data.split import Split
 from trunkline.errors import OptionError
+from trunkline.evaluation.interval import bootstrap_mean
+from trunkline.progress import timed
 from trunkline.train.checkpoint import Checkpoints
 from trunkline.train.fit import Data, fit
 from trunkline.train.settings import Settings
@@ -34,7 +35,6 @@ from trunkline.types import Row
 READS = "generate"
 STEP = 0.3
 """The learning rate where none is told, as a share of the method's own."""
-_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -144,17 +144,15 @@ def _round(
 ) -> dict[str, Any]:  # fmt: skip
     """One round of answering and learning, in place; says what was drawn and kept."""
     rows, held = list(parts.train), list(parts.validation)
-    began = time.perf_counter()
-    drawn, scores = _drawn(policy, [*rows, *held], judges, config.answers, config.drawing, settings.seed * 1009 + number)
+    with timed(seconds, "draw"):
+        drawn, scores = _drawn(policy, [*rows, *held], judges, config.answers, config.drawing, settings.seed * 1009 + number)
     order = np.argsort(-scores, axis=1, kind="stable")[:, : config.keep]
     best = [[drawn.items[at * config.answers + place] for place in places] for at, places in enumerate(order)]
     train, validation = ([item for group in some for item in group] for some in (best[: len(rows)], best[len(rows) :]))
-    drawn_at = time.perf_counter()
     data = Data(train, validation, drawn.source, policy.spec, policy.backbone.tokenizer.pad_id)
     rate = settings.learning_rate or STEP * policy.config.learning_rate
-    fit(policy.network, data, settings, learning_rate=rate, seed=settings.seed + number, checkpoints=kept)
-    seconds["draw"] = seconds.get("draw", 0.0) + drawn_at - began
-    seconds["align"] = seconds.get("align", 0.0) + time.perf_counter() - drawn_at
+    with timed(seconds, "align"):
+        fit(policy.network, data, settings, learning_rate=rate, seed=settings.seed + number, checkpoints=kept)
     picked = np.take_along_axis(scores, order, axis=1)
     return {"round": number, "drawn": float(scores.mean()), "kept": float(picked.mean())}
 
@@ -174,14 +172,12 @@ def _measured(
     """The policy with its report: what one drawn answer is worth on held-out prompts, before and after, with the interval of the difference."""
     rows = list(parts.test or parts.validation)
     (old, was), (new, now) = (_drawn(branch, rows, judges, 2, config.drawing, settings.seed) for branch in (start, policy))
-    gain = now.mean(axis=1) - was.mean(axis=1)
-    each = gain[np.random.default_rng(0).integers(0, len(gain), (_DRAWS, len(gain)))].mean(axis=1)
-    low, high = np.quantile(each, [0.025, 0.975])
+    gain = bootstrap_mean(now.mean(axis=1) - was.mean(axis=1))
     notes = [
         f"round {one['round'] + 1}: answers drawn are worth {one['drawn']:.3f} on average, those kept {one['kept']:.3f}" for one in rounds
     ]
-    notes.append(f"on {len(rows)} held-out prompts an answer was worth {was.mean():.3f} before and {now.mean():.3f} after: {gain.mean():+.3f} "
-                 f"({low:+.3f} to {high:+.3f})")  # fmt: skip
+    notes.append(f"on {len(rows)} held-out prompts an answer was worth {was.mean():.3f} before and {now.mean():.3f} after: {gain.value:+.3f} "
+                 f"({gain.low:+.3f} to {gain.high:+.3f})")  # fmt: skip
     samples = [
         {"text": row["text"], "label": "", "before": old.texts[2 * at], "predicted": new.texts[2 * at]} for at, row in enumerate(rows[:8])
     ]

@@ -27,7 +27,7 @@ from trunkline.augmentation.synonyms import Neighbours, WordNet
 from trunkline.augmentation.written import Masked, Through
 from trunkline.console import table
 from trunkline.data.cells import fold
-from trunkline.data.split import Split, row_id, split, with_made
+from trunkline.data.split import Split, in_parts, row_id, with_made
 from trunkline.errors import DataError, OptionError
 from trunkline.evaluation.interval import Comparison
 from trunkline.model.backbone import Backbone, load_backbone
@@ -97,11 +97,7 @@ def augment(data: Rows | Split, model: str | Path | Backbone = "minilm", *, sett
     task = data.train.task if isinstance(data, Split) else data.task
     if task not in TASKS:
         raise OptionError(f"task={task!r}: the labels of this task would not fit a changed text. Augment for {' or '.join(TASKS)}.")
-    parts = (
-        data
-        if isinstance(data, Split)
-        else split(data, validation=settings.validation, test=settings.test, by=settings.split, seed=settings.seed)
-    )
+    parts = in_parts(data, settings)
     rows = [row for row in parts.train if "source" not in row]
     if len(rows) < 10:
         raise DataError(f"{len(rows)} training rows: at least 10 are needed to tell what is near. Give more.")

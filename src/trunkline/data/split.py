@@ -20,6 +20,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from trunkline.data.cells import fold
 from trunkline.errors import DataError, OptionError, unknown
@@ -44,6 +45,19 @@ class Split:
 
     def parts(self) -> dict[str, Rows]:
         return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+class Shares(Protocol):
+    """Settings that say how rows are divided: those of `tune`, `prompt`, `augment`."""
+
+    @property
+    def validation(self) -> float: ...
+    @property
+    def test(self) -> float: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
 
 
 def text_key(row: Row) -> str:
@@ -89,6 +103,11 @@ def split(rows: Rows, *, validation: float | Rows = 0.1, test: float | Rows = 0.
     wanted = ", ".join(f"{name} {share:g}" for name, share in shares.items())
     how = f"by {by}, seed {seed}" + (f", {wanted}" if wanted and by != "given" else "") + "".join(f", {name} given" for name in given)
     return Split(parts["train"], parts["validation"], parts["test"], how, tuple(given), unwanted, rows.notes)
+
+
+def in_parts(rows: Rows | Split, told: Shares) -> Split:
+    """Rows in three parts as the settings say; what is in parts already stays as it is. Raises: as `split`."""
+    return rows if isinstance(rows, Split) else split(rows, validation=told.validation, test=told.test, by=told.split, seed=told.seed)
 
 
 def with_made(data: Split, made: Iterable[Row]) -> Split:

@@ -92,6 +92,23 @@ def bootstrap(
     return found
 
 
+def bootstrap_mean(values: Any, *, resamples: int = 1000, seed: int = 0, level: float = LEVEL) -> Interval:
+    """The mean of numbers (N,), such as rewards or differences of two judgements of the same rows, with its interval.
+
+    Source: as `bootstrap`; a mean is a metric of which each row gives a number. Raises: OptionError for no numbers, or one that is not finite.
+
+    >>> bootstrap_mean([2.0, 2.0, 2.0])
+    Interval(value=2.0, low=2.0, high=2.0)
+    """
+    found = np.asarray(values, dtype=np.float64)
+    if found.ndim != 1 or not found.size or not np.isfinite(found).all():
+        raise OptionError(f"values {found.shape}: give one finite number a row, at least one.")
+    _check_options(resamples, level)
+    drawn = np.concatenate([found @ weights / len(found) for weights in _weights(len(found), resamples, seed)])
+    mean = float(found.mean())
+    return Interval(mean, *_range(drawn, mean, level))
+
+
 def paired(metric: str, truth: Any, scores_before: Any, scores_after: Any, *, resamples: int = 1000, seed: int = 0) -> Comparison:
     """Is `scores_after` better than `scores_before` on these very rows? The 95% interval of the difference decides.
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from trunkline import names, storage
 from trunkline.choices import duration, one_of
-from trunkline.data.split import Split, split
+from trunkline.data.split import Split, in_parts
 from trunkline.errors import DataError, OptionError
 from trunkline.evaluation.baselines.labels import targets
 from trunkline.evaluation.wording import language_of
@@ -175,9 +175,7 @@ def _parts(rows: Rows | Split, settings: PromptSettings) -> Split:
     every = [row for part in rows.parts().values() for row in part] if isinstance(rows, Split) else list(rows)
     if any(not isinstance(row.get("label"), str) for row in every):
         raise DataError("a row has no label, or several, and a prompt gives one. Leave such rows out.")
-    parts = rows
-    if not isinstance(parts, Split):
-        parts = split(parts, validation=settings.validation, test=settings.test, by=settings.split, seed=settings.seed)
+    parts = in_parts(rows, settings)
     if not len(parts.test):
         raise DataError(f"{parts.test.source}: no test rows to measure on. Give some.")
     return parts

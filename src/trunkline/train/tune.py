@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -20,11 +19,11 @@ import torch
 from trunkline import choices, names, storage
 from trunkline.branch import Branch, identity, load, restore, savable
 from trunkline.data import quality
-from trunkline.data.split import Split, split
+from trunkline.data.split import Split, in_parts
 from trunkline.errors import OptionError
 from trunkline.evaluation.kinds.texts import usable
 from trunkline.model.backbone import ALL, AUTO, Backbone, Depth, load_backbone
-from trunkline.progress import Bar
+from trunkline.progress import Bar, timed
 from trunkline.states.collate import Source
 from trunkline.states.encode import EncodeReport, encode
 from trunkline.states.store import States
@@ -61,11 +60,11 @@ def tune(
     if job.out:
         savable(job.out)
     weighing = before is not None and job.settings.objective.startswith("ewc")
-    with job.timed("read"):
+    with timed(job.seconds, "read"):
         parts, findings = checked(rows, job.settings, None if weighing else before)
         if lacking := usable(names.task(parts.train.task).METRICS)[1]:
             raise OptionError(" ".join(lacking))  # now, and not at the end when the branch is to be measured
-    with job.timed("load model"):
+    with timed(job.seconds, "load model"):
         machine.use_threads(job.settings.threads)
         kinds = names.task(parts.train.task).TaskSpec.backbones
         old = begun(start, parts.train.task, method, depth, job.settings) if start is not None else None
@@ -75,7 +74,7 @@ def tune(
         method, depth = (old.method, old.depth) if old else (method, depth)
         if depth != AUTO:
             backbone.check_depth(depth)
-    with job.timed("read"):
+    with timed(job.seconds, "read"):
         items = {name: make(depth if old else 0, 0).prepare(part) for name, part in parts.parts().items()}
         earlier = make(depth if old else 0, 0).prepare(before) if before is not None and weighing else []
     about: dict[str, Any] = {
@@ -88,12 +87,12 @@ def tune(
     with job.alone():
         found = None
         if depth == AUTO:
-            with job.timed("search"):
+            with timed(job.seconds, "search"):
                 found = job.search(backbone, items, make, about)
             depth = about["depth"] = found.depth
-        with job.timed("encode"):
+        with timed(job.seconds, "encode"):
             source, encoded = stored(backbone, depth, {**items, "before": earlier}, job.settings.states)
-        with job.timed("tune"):
+        with timed(job.seconds, "tune"):
             fresh = partial(make, depth)
             data = Data(items["train"], items["validation"], source, fresh(0).spec, backbone.tokenizer.pad_id, before=earlier)
             fitted = [found.fitted] if found and found.fitted else []
@@ -147,9 +146,7 @@ def number_format(wanted: str, backbone: Backbone) -> str:
 
 def checked(rows: Rows | Split, settings: Settings, before: Rows | None = None) -> tuple[Split, list[quality.Finding]]:
     """The rows in three parts (those of before with the training rows), and what was noticed. Raises: DataError for what cannot be trained on."""
-    parts = rows
-    if not isinstance(parts, Split):
-        parts = split(parts, validation=settings.validation, test=settings.test, by=settings.split, seed=settings.seed)
+    parts = in_parts(rows, settings)
     if before is not None:
         note = f"{len(before)} rows of before are trained on too"
         parts = replace(parts, train=replace(parts.train, rows=(*parts.train, *before), notes=(*parts.train.notes, note)))
@@ -203,12 +200,6 @@ class _Job:
     settings: Settings
     out: Path | None
     seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
 
     @property
     def checkpoints(self) -> Path | None:
