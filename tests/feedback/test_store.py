@@ -374,6 +374,37 @@ def test_states_go_first_and_a_failure_keeps_all(store: FeedbackStore) -> None:
     assert said(store) == [None, "b"]
 
 
+def forgets_what_comes_meanwhile(one: FeedbackStore, other: FeedbackStore) -> None:
+    """Somebody says something while the states of a person are removed: those of the new entry are removed too, before it is gone itself."""
+    add(one, "before", subject="ann")
+    seen: list[list[str]] = []
+
+    def states(records: list) -> None:
+        seen.append([record.entry["comment"] for record in records])
+        if len(seen) == 1:
+            add(other, "meanwhile", subject="ann")
+
+    assert one.forget("ann", who="admin", states=states) == 2
+    assert seen == [["before"], ["meanwhile"]]
+    assert said(one) == [None, None]
+    add(one, "later", subject="ann")
+
+    def fails(records: list) -> None:
+        if records[0].entry["comment"] == "meanwhile again":
+            raise RuntimeError("no")
+        add(other, "meanwhile again", subject="ann")
+
+    with pytest.raises(RuntimeError):
+        one.forget("ann", who="admin", states=fails)
+    assert [text for text in said(one) if text] == ["later", "meanwhile again"]
+
+
+def test_what_is_said_while_somebody_is_forgotten_keeps_no_states(store: FeedbackStore) -> None:
+    other = FeedbackStore(str(store))
+    forgets_what_comes_meanwhile(store, other)
+    other.close()
+
+
 # Backups and migrations.
 
 
@@ -473,4 +504,10 @@ def test_postgresql_does_the_same(cluster: str, tmp_path: Path) -> None:
     store.close()
     again = FeedbackStore(cluster)
     assert again.verify(ids) == found
+    other = FeedbackStore(cluster)
+    with other._database.writing() as connection:
+        connection.exec_driver_sql("TRUNCATE feedback_events, feedback_contents")
+        connection.exec_driver_sql("UPDATE trunkline_feedback SET value = '0:' WHERE name = 'head'")
+    forgets_what_comes_meanwhile(again, other)
+    other.close()
     again.close()

@@ -108,18 +108,21 @@ class FeedbackStore:
     def forget(self, subject: str, *, who: str, states: Callable[[list[Record]], object] | None = None) -> int:
         """Remove all that was said by or about a person, and what belongs to the same requests. Gives how many entries that were.
 
-        states: called first with those records, to remove what was made of their texts elsewhere (states.py). If it fails nothing is removed,
-        so that it can be repeated. That something was forgotten, when, and by whom, stays in the history.
+        states: called first with those records, to remove what was made of their texts elsewhere (states.py), and again with those that came
+        meanwhile: then nobody else writes, and it must not use this store. If it fails nothing is removed, so that it can be repeated. That
+        something was forgotten, when, and by whom, stays in the history.
         Raises: FeedbackError where another program holds the old pages; repeat it then.
         """
-        if states is not None:
+        told = set[int]()
+        if states is not None:  # may take long: most of it is done while others write
             with self._database.reading() as connection:
-                numbers = self._of(connection, subject)
-                found = [record for _, record in self._walk(connection) if record.number in numbers] if numbers else []
+                told, found = self._new(connection, subject, told)
             if found:
                 states(found)
         with self._database.writing() as connection:
             numbers = self._of(connection, subject)
+            if states is not None and numbers - told:
+                states(self._new(connection, subject, told)[1])
             if numbers:
                 for some in _some(sorted(numbers)):
                     connection.execute(delete(contents).where(contents.c.number.in_(some)))
@@ -242,6 +245,12 @@ class FeedbackStore:
         for some in _some(sorted(requests)):
             numbers.update(connection.execute(select(contents.c.number).where(contents.c.request.in_(some))).scalars())
         return numbers
+
+    def _new(self, connection: Connection, subject: str, told: set[int]) -> tuple[set[int], list[Record]]:
+        """The numbers of all entries to forget with a person, and the records of those that are not among `told`."""
+        numbers = self._of(connection, subject)
+        new = numbers - told
+        return numbers, [record for _, record in self._walk(connection) if record.number in new] if new else []
 
     def _purge(self) -> None:
         """Wipe what was deleted out of the files: the database is written anew, and its log emptied."""
