@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -26,6 +25,7 @@ from trunkline.evaluation.measure import tables
 from trunkline.evaluation.metrics import suited
 from trunkline.evaluation.report import Report
 from trunkline.model.backbone import ALL, Backbone
+from trunkline.progress import timed
 from trunkline.prompting.prompted import Prompted, unanswered
 from trunkline.prompting.server import ByServer
 from trunkline.prompting.settings import PromptSettings
@@ -48,16 +48,14 @@ def account(done: Run) -> Report:
     """The report, measured on the test rows."""
     chosen, rows = done.chosen, _some(done.parts.test, done.settings.test_rows, done.settings.seed)
     truth, before, _ = targets(rows, chosen.spec), chosen.scorer.tokens, chosen.scorer.notes  # what a search noted is not of these rows
-    started = time.perf_counter()
-    scores = chosen.probabilities(rows)
-    done.seconds["prompt"] = time.perf_counter() - started
+    with timed(done.seconds, "prompt"):
+        scores = chosen.probabilities(rows)
     tokens, notes = chosen.scorer.tokens - before, [f"prompt: {chosen.what}", *chosen.scorer.notes]
     if isinstance(chosen.scorer, ByServer):
         scores, silent = _counted_wrong(scores, truth)
         notes += [f"{silent:,} answers named no label, or several, and count as wrong"] if silent else []
-    started = time.perf_counter()
-    plain = _baselines(done, rows)
-    done.seconds["baselines"] = time.perf_counter() - started
+    with timed(done.seconds, "baselines"):
+        plain = _baselines(done, rows)
     return Report(
         task=chosen.spec.task,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

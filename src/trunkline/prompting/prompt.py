@@ -6,9 +6,7 @@ split -> template -> demonstrations -> (search on validation rows) -> score -> m
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from trunkline.errors import DataError, OptionError
 from trunkline.evaluation.baselines.labels import targets
 from trunkline.evaluation.wording import language_of
 from trunkline.model.backbone import Backbone, load_backbone
+from trunkline.progress import timed
 from trunkline.prompting.account import Run, account
 from trunkline.prompting.likelihood import Likelihood
 from trunkline.prompting.prompted import Prompted, Scorer
@@ -63,11 +62,11 @@ def prompt(
     parts = _parts(rows, settings)
     wanted = _combinations(*map(_several, (template, shots, pick, calibrate)))
     job = _Job(settings, parts, _spec(parts))
-    with job.timed("load model"):
+    with timed(job.seconds, "load model"):
         machine.use_threads(settings.threads)
         job.open(str(model or MODELS["decoder"]))
     candidates = [job.prompted(*one) for one in wanted]
-    with job.timed("search"):
+    with timed(job.seconds, "search"):
         chosen = job.choose(candidates) if len(candidates) > 1 else candidates[0]
     return replace(chosen, report=account(Run(chosen, parts, settings, job.backbone, job.seconds)))
 
@@ -85,12 +84,6 @@ class _Job:
     seconds: dict[str, float] = field(default_factory=dict)
     _neighbours: Neighbours | None = None
     _engine: Likelihood | None = None
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[stage] = time.perf_counter() - started
 
     def open(self, name: str) -> None:
         """The model here, or the server that has it."""
