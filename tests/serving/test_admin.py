@@ -63,6 +63,21 @@ def test_a_bad_branch_changes_nothing(server, folders, tmp_path):
         assert label_of(client, TEXTS[0]) == before
 
 
+def test_what_is_not_served_is_told_from_what_is_wrong(server, folders):
+    """404 for a name that nothing is served under, 422 for all else, whatever words stand in it."""
+    with server("intent", root=str(folders["intent"].parent)) as client:
+        for method, path, body, status, code in (
+            ("DELETE", "/v1/branches/other", None, 404, "unknown_branch"),
+            ("POST", "/v1/branches/other/promote", {}, 404, "unknown_branch"),
+            ("PUT", "/v1/branches/other/canary", {"folder": "intent-2", "share": 0.5}, 404, "unknown_branch"),
+            ("PUT", "/v1/branches/unknown!", {"folder": "intent-2"}, 422, "unusable_branch"),
+            ("PUT", "/v1/branches/intent", {"folder": "unknown"}, 422, "unusable_branch"),
+            ("POST", "/v1/branches/intent/promote", {}, 422, "unusable_branch"),
+        ):
+            found = client(method, path, body)
+            assert (found[0], found[2]["error"]["code"]) == (status, code), (method, path)
+
+
 def test_a_canary_has_its_share_and_is_taken_back_at_once(server, folders):
     with server("intent", root=str(folders["intent"].parent)) as client:
         old = label_of(client, TEXTS[0])[1]

@@ -21,6 +21,10 @@ from trunkline.serving.compute.pool import Compute, Version
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
+class NotServed(OptionError):
+    """There is no branch of this name here."""
+
+
 @dataclass
 class Deployment:
     """One branch under its name. share: of the requests that the canary answers, 0 to 1."""
@@ -48,9 +52,9 @@ class Deployments:
         return sorted(self._named)
 
     def get(self, name: str) -> Deployment:
-        """The branch of a name. Raises: OptionError with the nearest name."""
+        """The branch of a name. Raises: NotServed with the nearest name."""
         if name not in self._named:
-            raise unknown("branch", name, self._named)
+            raise unknown("branch", name, self._named, NotServed)
         return self._named[name]
 
     def choose(self, name: str, who: str) -> Version:

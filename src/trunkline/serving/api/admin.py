@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from trunkline.errors import ArtefactError, ModelError, OptionError, TrunklineError
 from trunkline.serving.api.forms import Canary, Folder, body_of
 from trunkline.serving.compute.pool import WorkerDied
-from trunkline.serving.deployments import inside
+from trunkline.serving.deployments import NotServed, inside
 from trunkline.serving.edge.body import read_json
 from trunkline.serving.refused import Refused
 from trunkline.serving.service import Service
@@ -56,8 +56,10 @@ async def _done(work: Any) -> Any:
     try:
         started: Awaitable[Any] = work()
         return await started
+    except NotServed as error:
+        raise Refused(404, "unknown_branch", str(error)[:500]) from None
     except OptionError as error:
-        raise Refused(404 if "unknown" in str(error) else 422, "unusable_branch", str(error)[:500]) from None
+        raise Refused(422, "unusable_branch", str(error)[:500]) from None
     except (ArtefactError, ModelError) as error:
         raise Refused(422, "unusable_branch", _without_path(error)) from None
     except (WorkerDied, TimeoutError):

@@ -12,9 +12,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from trunkline.errors import OptionError
 from trunkline.serving.api.forms import Predict, Row, body_of
 from trunkline.serving.compute.pool import Version
+from trunkline.serving.deployments import NotServed
 from trunkline.serving.edge.body import parsed, read_bytes, read_json, valid
 from trunkline.serving.edge.guard import request_id
 from trunkline.serving.refused import Refused
@@ -190,7 +190,7 @@ def _versions(service: Service, names: list[str] | None, who: str) -> dict[str, 
         raise Refused(404, "no_branch", "No branch is served here.")
     try:
         return {name: service.branches.choose(name, who) for name in wanted}
-    except OptionError as error:
+    except NotServed as error:
         raise Refused(404, "unknown_branch", str(error)[:500]) from None
 
 
