@@ -23,7 +23,7 @@ RANGES = {
     "full": [{"learning_rate": 0}, {"learning_rate": 2}],
     "bitfit": [{"learning_rate": 0}],
     "probe": [{"learning_rate": float("nan")}],
-    "lora": [{"rank": 0}, {"rank": 2000}, {"alpha": 0}, {"dropout": 1.0}, {"dropout": -0.1}, {"ratio": 0}, {"start": "eva"}, {"learning_rate": 0}],
+    "lora": [{"rank": 0}, {"rank": 2000}, {"alpha": 0}, {"dropout": 1.0}, {"dropout": -0.1}, {"ratio": 0}, {"start": "svd"}, {"learning_rate": 0}],
     "adalora": [{"rank": 0}, {"rank": 12}, {"initial_rank": 1}, {"alpha": 0}, {"dropout": 1.0}, {"rise": 1.0}, {"rest": -0.1}, {"every": 0},
                 {"orthogonality": -1}, {"learning_rate": 0}],
     "ia3": [{"learning_rate": 0}],
@@ -108,7 +108,9 @@ def test_lora_takes_targets_by_name_and_refuses_where_there_is_none(tiny_folder)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "t5"])
-@pytest.mark.parametrize("told", [{"dora": True}, {"rslora": True}, {"start": "pissa"}, {"start": "pissa", "dora": True}], ids=str)
+@pytest.mark.parametrize(
+    "told", [{"dora": True}, {"rslora": True}, {"start": "pissa"}, {"start": "pissa", "dora": True}, {"start": "eva"}], ids=str
+)
 def test_kin_of_lora_start_as_the_plain_model_and_leave_it_alone(told, family, tiny_folder):
     plain = make(tiny_folder(family), "classify", "probe", 1)
     before = bytes_of(plain.backbone)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+
+from trunkline.types import Batch
 
 
 class Guide:
@@ -12,6 +15,12 @@ class Guide:
 
     What it keeps from step to step must be in `tensors`: a run that was stopped goes on bit for bit from a checkpoint.
     """
+
+    def begin(self, network: Any, texts: Iterator[Batch]) -> None:
+        """Called once, before the first step of a run that goes on from no checkpoint, to give what learns another start.
+
+        texts: those of the training rows, each a batch of its own without padding, in the order of the first epoch; made when they are asked for
+        """
 
     def rate(self, name: str) -> float:
         """The learning rate of the parameter of this name, as a multiple of that of the layers."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -169,6 +169,7 @@ class _Loop:
     def resume(self) -> None:
         found = self.checkpoints.latest() if self.checkpoints else None
         if not found:
+            self.network.guide.begin(self.network, self.texts())
             self.keep_best()
             return
         groups, state = found
@@ -195,6 +196,15 @@ class _Loop:
         progress.seconds += time.perf_counter() - started
         if progress.done or time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds:
             self.save()
+
+    def texts(self) -> Iterator[Batch]:
+        """Each text of the training rows by itself, in the order of the first epoch; a row's target stays only where it has one text."""
+        data = self.data
+        for index in np.concatenate(self.shuffled(0)):
+            item = data.train[index]
+            for tokens in item.tokens:
+                alone = replace(item, tokens=(tokens,), target=item.target if len(item.tokens) == 1 else None)
+                yield collate([alone], data.source, data.spec, data.pad_id).to(self.device)
 
     def shuffled(self, epoch: int) -> list[np.ndarray]:
         return batches(self.lengths, self.settings.batch_size, self.seed, epoch)
