@@ -1,6 +1,9 @@
 """Branches are added, replaced, tried on a share, taken back and removed while requests go on; feedback goes to the store."""
 
+import contextlib
+import socket
 import threading
+from http.client import HTTPException
 
 import pytest
 
@@ -94,6 +97,51 @@ def test_a_canary_has_its_share_and_is_taken_back_at_once(server, folders):
         assert label_of(client, TEXTS[0])[1] != old
         assert client("POST", "/v1/branches/intent/rollback", {})[2]["version"] == old
         assert client("POST", "/v1/branches/intent/promote", {})[0] == 422
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "count"),
+    [
+        ("GET", "/v1/branches", {}, 3),
+        ("PUT", "/v1/branches/intent", {}, 3),
+        ("POST", "/v1/predict", {}, 3),
+        ("POST", "/v1/batch?branches=intent", {}, 3),
+        ("POST", "/v1/feedback", {"Idempotency-Key": "a"}, 3),
+        ("POST", "/v1/feedback", {}, 1),
+        ("POST", "/v1/branches/intent/promote", {}, 1),
+        ("POST", "/v1/branches/intent/rollback", {}, 1),
+        ("DELETE", "/v1/branches/intent", {}, 1),
+    ],
+)
+def test_what_could_be_done_twice_is_not_asked_again(method, path, headers, count):
+    """A server that does what it is asked, and whose reply is lost."""
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(30)
+
+        def loses() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    end, _ = listening.accept()
+                    with end:
+                        asked.append(end.recv(1000))
+
+        thread = threading.Thread(target=loses)
+        thread.start()
+        with Client(f"http://127.0.0.1:{listening.getsockname()[1]}", tries=3) as client, pytest.raises((OSError, HTTPException)):
+            client.call(method, path, {}, headers)
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert len(asked) == count
+
+
+def test_a_kept_connection_that_ended_is_no_reason_to_give_up(server, folders):
+    with server("intent", root=str(folders["intent"].parent)) as address, Client(address.address) as client:
+        client.branches()
+        client._connection.sock.shutdown(socket.SHUT_RDWR)
+        client.call("PUT", "/v1/branches/intent/canary", {"folder": "intent-2", "share": 0.5})
+        client._connection.sock.shutdown(socket.SHUT_RDWR)
+        assert "before" in client.call("POST", "/v1/branches/intent/promote", {})
 
 
 def test_adding_and_removing(server, folders):

@@ -11,6 +11,9 @@ from urllib.parse import urlsplit
 
 from trunkline.errors import OptionError, TrunklineError
 
+_ANSWERS = ("/v1/predict", "/v1/batch")
+"""What only asks, though it is a POST."""
+
 
 class ServerError(TrunklineError):
     """The server refused. status: of HTTP; code: what it says is wrong."""
@@ -60,8 +63,16 @@ class Client:
         return self.call("POST", "/v1/feedback", {"branch": branch, "row": row, **said}, {"Idempotency-Key": key})["id"]
 
     def call(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
-        """The JSON of a reply. A server that is busy or going away is asked again after the pause that it names. Raises: ServerError, OSError."""
+        """The JSON of a reply. A server that is busy or going away is asked again after the pause that it names.
+
+        So is one whose connection was lost, unless that could do a thing twice: promote, roll back, remove, or keep feedback without a key.
+
+        Raises: ServerError; OSError where no reply came. Of what is not asked again it may have been done: `branches` shows it.
+        """
         data = None if body is None else json.dumps(body).encode()
+        repeats = method in ("GET", "PUT") or path.partition("?")[0] in _ANSWERS or "Idempotency-Key" in (headers or {})
+        if not repeats:
+            self._connection.close()  # a kept one may have ended meanwhile, and that would be no reason to give up
         for left in reversed(range(self._tries)):
             try:
                 self._connection.request(method, path, data, self._headers | (headers or {}))
@@ -69,7 +80,7 @@ class Client:
                 found = json.loads(reply.read())
             except (http.client.HTTPException, OSError):
                 self._connection.close()  # a kept connection may have ended meanwhile: once more, on a new one
-                if not left:
+                if not left or not repeats:
                     raise
                 continue
             if reply.status < 400:
