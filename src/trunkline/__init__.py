@@ -28,7 +28,7 @@ _PLACES = {
     "compare": "trunkline.train.compare",
     "prompt": "trunkline.prompting.prompt",
     "align": "trunkline.alignment.align",
-    "run": "trunkline.recipe",
+    "run": "trunkline.recipe.run",
     "Settings": "trunkline.train.settings",
     "evaluate": "trunkline.evaluation.evaluate",
     "load": "trunkline.branch",

@@ -199,5 +199,5 @@ def run(recipe: str, as_json: bool) -> None:
     def show(step: Any, skipped: bool) -> None:
         click.echo(f"{step.name}: {'done before' if skipped else step.verb}", err=True)
 
-    found = import_module("trunkline.recipe").run(recipe, on_step=show)
+    found = import_module("trunkline.recipe.run").run(recipe, on_step=show)
     click.echo(found.to_json().decode() if as_json else str(found))

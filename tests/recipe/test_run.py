@@ -1,4 +1,4 @@
-"""`run`: what is skipped and why, where a killed run goes on, errors with their lines, and one table of gains."""
+"""`run`: what is skipped and why, where a killed run goes on, and one table of gains."""
 
 import json
 import subprocess
@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from trunkline import recipe as recipes
+import trunkline.recipe
 from trunkline.branch import load
-from trunkline.errors import DataError
-from trunkline.recipe import read_recipe, run
+from trunkline.recipe.run import run
 
 WORDS = ("card", "order", "money", "account", "password", "package")
 RECIPE = """\
@@ -101,49 +100,11 @@ def test_a_killed_run_goes_on_at_its_step(folder):
     path.write_text("".join(lines[:1] + lines[4:7] + lines[9:11]))  # two steps, nothing measured
     code = f"""
 import os, signal
-from trunkline.recipe import run
+from trunkline.recipe.run import run
 run({str(folder / "recipe.yaml")!r}, on_step=lambda step, skipped: os.kill(os.getpid(), signal.SIGKILL) if step.name == "policy" else None)
 """
-    killed = subprocess.run([sys.executable, "-c", code], cwd=Path(recipes.__file__).parents[2], check=False, capture_output=True)
+    killed = subprocess.run([sys.executable, "-c", code], cwd=Path(trunkline.recipe.__file__).parents[3], check=False, capture_output=True)
     assert killed.returncode == -9
     started = time.time()
     assert carried_out(folder / "recipe.yaml")[0] == ["policy"]
     assert (folder / "runs/toy/sft/branch.safetensors").stat().st_mtime < started
-
-
-def problems(tmp_path, text):
-    (tmp_path / "r.yaml").write_text(text)
-    (tmp_path / "a.jsonl").write_text("")
-    with pytest.raises(DataError) as caught:
-        read_recipe(tmp_path / "r.yaml")
-    return str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("stepps: {}\n", "r.yaml:1: key='stepps': unknown. Did you mean 'steps'?"),
-        ("out: x\n", "there are no steps"),
-        ("steps:\n  a:\n    tunne: {file: a.jsonl}\n", "r.yaml:3: step 'a': verb='tunne': unknown. Did you mean 'tune'?"),
-        ("steps:\n  a:\n    tune:\n      file: a.jsonl\n      modle: x\n", "r.yaml:5: step 'a': key='modle': unknown. Did you mean 'model'?"),
-        ("steps:\n  a:\n    tune:\n      file: a.jsonl\n      epochs: many\n", "r.yaml:5: step 'a': epochs='many'"),
-        ("steps:\n  a:\n    tune:\n      file: a.jsonl\n      epochs: 0\n", "r.yaml:5: step 'a': epochs=0: use 1 to 10000"),
-        ("steps:\n  a:\n    tune:\n      file: a.jsonl\n      task: clasify\n", "r.yaml:5: step 'a': task='clasify': unknown"),
-        ("steps:\n  a:\n    align:\n      file: a.jsonl\n      goal: dppo\n", "r.yaml:5: step 'a': goal='dppo': unknown"),
-        ("steps:\n  a:\n    tune: {model: x}\n", "r.yaml:3: step 'a': file is missing"),
-        ("steps:\n  a:\n    tune:\n      file: b.jsonl\n", "r.yaml:4: step 'a': file='b.jsonl': no such file"),
-        ("steps:\n  a:\n    align:\n      file: a.jsonl\n      start: $b\n  b:\n    tune: {file: a.jsonl}\n", "r.yaml:5: step 'a': $b is no earlier"),
-        ("steps:\n  a b:\n    tune: {file: a.jsonl}\n", "r.yaml:2: the step's name 'a b'"),
-        ("measure:\n  m: {file: a.jsonl, reward: a}\nsteps:\n  a:\n    tune: {file: a.jsonl}\n", "r.yaml:2: measure 'm': reward='a': write $"),
-        ("measure:\n  m: {}\nsteps:\n  a:\n    tune: {file: a.jsonl}\n", "r.yaml:2: measure 'm': file is missing"),
-        ("steps:\n  a:\n    tune: {file: !!python/object/apply:os.system ['true']}\n", "r.yaml:3: a tag"),
-        ("steps:\n  a: &x\n    tune: {file: a.jsonl}\n", "r.yaml:2: the anchor"),
-    ],
-)  # fmt: skip
-def test_each_problem_is_told_with_its_line(text, said, tmp_path):
-    assert said in problems(tmp_path, text)
-
-
-def test_all_problems_are_told_together(tmp_path):
-    said = problems(tmp_path, "steps:\n  a:\n    tune:\n      modle: x\n      epochs: 0\n      file: gone.jsonl\n")
-    assert [line.split(":")[1] for line in said.splitlines()] == ["4", "5", "6"]
