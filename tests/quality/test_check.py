@@ -220,7 +220,7 @@ def test_the_page(found) -> None:
 def test_every_phrase_has_its_chinese() -> None:
     folder = Path(changes.__file__).parent
     used = set(re.findall(r't\("([^"]+)"\)', (folder / "check.html.j2").read_text("utf-8")))
-    source = (folder / "check.py").read_text("utf-8")
+    source = (folder / "sections.py").read_text("utf-8")
     used |= {
         phrase
         for call in re.findall(r'Section\(\s+"[\w-]+", "\w+", ("[^"]+"),\s+("[^"]+"),\s+("[^"]+"),', source)

@@ -19,7 +19,7 @@ from typing import Any
 from trunkline import storage
 from trunkline.data.formats import Form, open_table
 from trunkline.errors import DataError, OptionError
-from trunkline.quality.check import Checked, place
+from trunkline.quality.found import Checked, place
 from trunkline.types import Problem, Row, Rows
 
 COLUMNS = ("decision", "action", "row", "text", "label", "new_label", "new_text", "why", "score", "compare_with")

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from trunkline import storage
 from trunkline.quality import changes
-from trunkline.quality.check import Checked, Section
+from trunkline.quality.found import Checked, Section
 from trunkline.quality.map import places
 from trunkline.quality.words import Words
 
