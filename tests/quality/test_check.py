@@ -86,9 +86,9 @@ def test_details(found) -> None:
     assert found.section("labels").rows[numbers(found, "labels").index(11)]["proposed"] == "refund"
     assert found.section("personal").rows[0]["new_text"] == "mail [mail] about card [card]"
     assert found.section("encoding").rows[0]["new_text"] == "the parcel don’t arrive"
-    assert {row["text"] for row in found.section("give-aways").rows} == set(THINGS) - {"refund", "card"} or found.section(
-        "give-aways"
-    ).count >= 2
+    # 39 of the 40 rows of each have the word; "card" and "refund" stand in rows of the other label too, so they give nothing away
+    given_away = [(row["text"], row["label"], row["rows_with_it"], row["with_label"]) for row in found.section("give-aways").rows]
+    assert sorted(given_away) == [("parcel", "parcel", 39, 39), ("password", "password", 39, 39)]
     assert found.section("leaks").level == "error"
     assert any("personal" in str(one).casefold() for one in found)
     assert "label_errors_expected" in json.dumps(found.to_json())
