@@ -1,6 +1,7 @@
 """HTTP at its edges, over raw sockets: slow clients, huge heads and bodies, two lengths, small pieces; and what is let in."""
 
 import json
+import logging
 import socket
 import time
 from urllib.parse import urlsplit
@@ -111,6 +112,32 @@ def test_slow_clients_are_cut_off(server):
             assert status(found) in (code, 0)
             assert seconds < 8
         assert client.predict("card")[0] == 200
+
+
+def test_what_the_protocol_refuses_has_an_id_a_line_and_a_count(server, caplog):
+    """Before any route: the id in the body, in the header and in the log is one, and none is given twice."""
+    head = b"POST /v1/predict HTTP/1.1\r\n" + HOST + JSON
+    with server("mood", header_seconds=0.5, body_seconds=0.5) as client, caplog.at_level(logging.INFO, "trunkline.serving.access"):
+        told = []
+        for parts, code in (
+            ([b"no http\r\n\r\n"], "bad_http"),
+            ([head + b"Transfer-Encoding: gzip, chunked\r\n\r\n"], "bad_length"),
+            ([head + b"".join(b"X-%d: a\r\n" % n for n in range(120)) + b"\r\n"], "head_too_large"),
+            ([b"POST"], "too_slow"),
+            ([head + b"Content-Length: 50\r\n\r\n", b"{"], "too_slow"),
+        ):
+            found, _ = raw(client.address, *parts)
+            lines, _, body = found.partition(b"\r\n\r\n")
+            error = json.loads(body)["error"]
+            assert error["code"] == code
+            assert b"x-request-id: " + error["request_id"].encode() in lines
+            told.append((error["request_id"], code))
+        counted = client("GET", "/metrics")[2].decode()
+    written = [json.loads(record.getMessage()) for record in caplog.records if record.name == "trunkline.serving.access"]
+    assert [(line["id"], line["code"]) for line in written if line["event"] == "cut"] == told
+    assert len({identity for identity, _ in told}) == 5
+    assert told[-1][0] in {line["id"] for line in written if line["event"] == "request"}, "the guard knew this one"
+    assert 'trunkline_refused_total{reason="too_slow"} 2.0' in counted
 
 
 def test_a_kept_connection_takes_many_requests(client):

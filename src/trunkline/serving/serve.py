@@ -130,7 +130,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 guard,
-                http=protocol(told),
+                http=protocol(told, made.metrics),
                 ws="none",
                 lifespan="on",
                 loop="auto",

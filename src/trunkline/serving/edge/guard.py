@@ -133,9 +133,8 @@ class Guard:
         seconds = time.monotonic() - request.began
         self._metrics.requests.labels(route, str(request.status)).inc()
         self._metrics.seconds.labels(route).observe(seconds)
-        if log.isEnabledFor(logging.INFO):
-            line = {
-                "time": round(time.time(), 3),
+        write_line(
+            {
                 "event": "request",
                 "id": request.id,
                 "method": request.scope["method"] if request.scope["method"] in _METHODS else "other",
@@ -144,7 +143,18 @@ class Guard:
                 "seconds": round(seconds, 5),
                 "key": request.key,
             }
-            log.info(json.dumps(line))  # ASCII only: nothing in it can break the line or colour a screen
+        )
+
+
+def new_id() -> str:
+    """The id of a request."""
+    return secrets.token_hex(8)
+
+
+def write_line(about: dict[str, Any]) -> None:
+    """One line of the log, JSON with the time. ASCII only: nothing in it can break the line or colour a screen."""
+    if log.isEnabledFor(logging.INFO):
+        log.info(json.dumps({"time": round(time.time(), 3), **about}))
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -155,7 +165,7 @@ class _Exchange:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope, self.receive, self._send = scope, receive, send
-        self.id, self.key, self.began = secrets.token_hex(8), "", time.monotonic()
+        self.id, self.key, self.began = new_id(), "", time.monotonic()
         self.status = 0
         self.headers: dict[bytes, bytes] = {b"x-request-id": self.id.encode(), **_SAFE}
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from trunkline.serving.edge.guard import new_id, write_line
+from trunkline.serving.edge.metrics import Metrics
 from trunkline.serving.refused import Refused
 from trunkline.serving.settings import ServeSettings
 
@@ -19,15 +21,16 @@ MOST_HEADERS = 100
 _REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large", 503: "Service Unavailable"}
 
 
-def protocol(settings: ServeSettings) -> type[HttpToolsProtocol]:
-    """The protocol class with the limits of these settings: uvicorn makes its instances itself, and can hand them nothing."""
-    return type("Limited", (Limited,), {"settings": settings})
+def protocol(settings: ServeSettings, metrics: Metrics) -> type[HttpToolsProtocol]:
+    """The protocol class with these limits and counters: uvicorn makes its instances itself, and can hand them nothing."""
+    return type("Limited", (Limited,), {"settings": settings, "metrics": metrics})
 
 
 class Limited(HttpToolsProtocol):
     """Head in `header_seconds`, body in `body_seconds`, and what is sent has to be taken in as much."""
 
     settings: ServeSettings
+    metrics: Metrics
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -105,14 +108,22 @@ class Limited(HttpToolsProtocol):
             self._timer = None
 
     def _cut(self, status: int, code: str, message: str) -> None:
-        """Answer, unless an answer has begun, and close."""
+        """Answer, unless an answer has begun, and close. No route and no guard sees this: it is counted and written down here."""
         self._stop()
         self._is_cut = True
         if self.transport.is_closing():
             return
+        request_id = self._request_id()
+        self.metrics.refused.labels(code).inc()
+        write_line({"event": "cut", "id": request_id, "status": status, "code": code})
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            self.transport.write(_response(Refused(status, code, message)))
+            self.transport.write(_response(Refused(status, code, message), request_id))
         self.transport.close()
+
+    def _request_id(self) -> str:
+        """Of the request whose body is awaited the one that the guard gave it; where none was made of the bytes, a new one."""
+        begun = not self._in_head and self.cycle is not None and not self.cycle.response_complete
+        return str((self.cycle.scope.get("state") or {}).get("request_id") or new_id()) if begun else new_id()
 
 
 def _wrong(headers: list[tuple[bytes, bytes]]) -> Refused | None:
@@ -126,7 +137,7 @@ def _wrong(headers: list[tuple[bytes, bytes]]) -> Refused | None:
     return None
 
 
-def _response(refused: Refused) -> bytes:
-    body: Any = json.dumps(refused.body("")).encode()
-    head = f"HTTP/1.1 {refused.status} {_REASONS[refused.status]}\r\ncontent-type: application/json\r\n"
+def _response(refused: Refused, request_id: str) -> bytes:
+    body: Any = json.dumps(refused.body(request_id)).encode()
+    head = f"HTTP/1.1 {refused.status} {_REASONS[refused.status]}\r\ncontent-type: application/json\r\nx-request-id: {request_id}\r\n"
     return f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body
