@@ -55,7 +55,7 @@ def _signals_count():
     signal.signal(signal.SIGINT, before)
 
 
-LONG = {"precision": "float32", "epochs": 240, "patience": None, "evaluate_every": 40, "dropout": 0.1, "checkpoint_seconds": 0.05}
+LONG = {"precision": "float32", "epochs": 80, "patience": None, "evaluate_every": 40, "dropout": 0.1, "checkpoint_seconds": 0.05}
 
 
 @pytest.fixture(scope="module")
