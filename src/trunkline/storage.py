@@ -14,14 +14,16 @@ import glob
 import hashlib
 import json
 import math
+import mmap
 import os
 import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 from trunkline.errors import ArtefactError, TrunklineError
 
@@ -29,6 +31,7 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 _MAX_JSON_BYTES = 64 << 20
 _MAX_DEPTH = 100
+_Buffer = TypeVar("_Buffer", bytes, mmap.mmap)
 _RANDOM = "[0-9a-f]" * 8  # in the middle of a temporary name, so that `a` never takes what another process writes for `a.b`
 
 
@@ -38,7 +41,7 @@ def cache_folder() -> Path:
     return Path(named).expanduser().absolute() if named else Path.home() / ".cache" / "trunkline"
 
 
-def sha256(data: bytes | memoryview) -> str:
+def sha256(data: bytes | memoryview | mmap.mmap) -> str:
     """Hexadecimal SHA-256 of some bytes."""
     return hashlib.sha256(data).hexdigest()
 
@@ -95,6 +98,20 @@ def read_folder(path: Path, kind: str, ignore: Iterable[str] = ()) -> tuple[dict
 
     Raises: ArtefactError when the folder, a file or the manifest is missing, damaged, of another kind or too new.
     """
+    return _folder(path, kind, _read, ignore)
+
+
+def map_folder(path: Path, kind: str) -> tuple[dict[str, mmap.mmap], dict[str, Any]]:
+    """The same, with the files as read-only memory maps, whose sums are taken over what is mapped. They outlive the folder under its name.
+
+    Raises: as `read_folder`.
+    """
+    return _folder(path, kind, _map)
+
+
+def _folder(
+    path: Path, kind: str, read: Callable[[Path], _Buffer], ignore: Iterable[str] = ()
+) -> tuple[dict[str, _Buffer], dict[str, Any]]:
     manifest = read_manifest(path, kind)
     present = {entry.name for entry in path.iterdir()} - {MANIFEST} - set(ignore)
     listed = set(manifest["files"])
@@ -103,7 +120,7 @@ def read_folder(path: Path, kind: str, ignore: Iterable[str] = ()) -> tuple[dict
         raise ArtefactError(f"{path}: {', '.join(odd[:5])}: on disk or in {MANIFEST}, but not in both. Copy the folder again.")
     files = {}
     for name, sums in manifest["files"].items():
-        data = _read(path / name)
+        data = read(path / name)
         if len(data) != sums["bytes"] or sha256(data) != sums["sha256"]:
             raise ArtefactError(
                 f"{path / name}: its content is not what {MANIFEST} says (SHA-256 differs). Copy the folder again or make it anew."
@@ -211,10 +228,25 @@ def _finite(digits: str) -> float:
 
 
 def _read(path: Path) -> bytes:
+    with _reading(path) as file:
+        return file.read()
+
+
+def _map(path: Path) -> mmap.mmap:
+    with _reading(path) as file:
+        try:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError as error:  # a file without a byte cannot be mapped
+            raise ArtefactError(f"{path}: is empty. Copy the folder again or make it anew.") from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
     if path.is_symlink():
         raise ArtefactError(f"{path}: is a link. Only plain files are read.")
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            yield file
     except OSError as error:
         raise ArtefactError(
             f"{path}: could not be read ({error.strerror or error}). Look at the disk and at who may read the file."

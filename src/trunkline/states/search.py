@@ -6,11 +6,17 @@ exact, and only a neighbour in a list that was not looked into is missed). A sea
 
 The first stage costs no model pass for texts that a store holds: `vectors_of` takes their pooled states from it.
 An index is saved as a folder with a manifest, all at once; FAISS's own file format is neither written nor read.
+
+A loaded index reads its vectors through a memory map, unlike a states store (store.py: `pread`). A store is far larger than memory and read a
+few rows at a time, so a map keeps resident what is not wanted again. Every search of an index reads all of its vectors (or the lists that FAISS
+holds itself): they are resident either way, and mapped they are the system's own pages, without a copy, shared by all processes that load the index
+and dropped when memory is short. The sum is taken over the map itself, so what is searched is what was checked.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import mmap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +24,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import safetensors.numpy
-from safetensors import SafetensorError
 
 from trunkline import storage
 from trunkline.choices import between, one_of
@@ -34,6 +39,10 @@ PROBED = 0.2
 quarter of the time of an exact search; whitened, 84%: what is near is spread over more lists there."""
 _CELLS = 1 << 22  # queries x rows scored at once: 16 MB
 _FILE = "vectors.safetensors"
+_BLOCK = 8192
+_TYPES = {name: np.dtype(code) for name, code in (("F32", "<f4"), ("I64", "<i8"), ("U8", "u1"))}
+SHRINKAGE = 0.1
+"""Of the within-class covariance towards equal spread: with few rows a label it is known badly."""
 
 Hit = tuple[str, float]
 """An id, and how near it is: the cosine, or the inner product."""
@@ -90,10 +99,58 @@ class Whitening:
         return (vectors - self.mean) @ self.matrix
 
 
+@dataclass(frozen=True)
+class Projection:
+    """A linear map that was learned from labels: rows of one label come closer together, and labels further apart. mean: (D,), matrix: (D, d).
+
+    Directions in which rows of one label differ are shrunk (the within-class covariance becomes the identity), and of what is left those are kept in
+    which the labels' means differ most. Source: Rao 1948, multiple discriminant analysis; Hatch and Stolcke 2006, "Generalized linear kernels for
+    one-versus-all classification", section 3, for within-class whitening before a cosine; shrunken as in Friedman 1989, equation 18.
+    """
+
+    mean: np.ndarray
+    matrix: np.ndarray
+
+    @classmethod
+    def fit(cls, vectors: np.ndarray, labels: Sequence[Any], dimensions: int | None = None, *, shrinkage: float = SHRINKAGE) -> Projection:
+        """Learned from vectors (N, D) and N labels; what should be found together (a question and its answer, say) has one label.
+
+        dimensions: so many of the best; None: one fewer than there are labels, which is all that tells their means apart, or D if that is less.
+        Raises: OptionError where nothing can be learned: fewer than two labels, or none with two rows; dimensions or shrinkage out of range.
+        """
+        vectors = np.asarray(vectors, dtype=np.float64)
+        names, ids, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+        if vectors.ndim != 2 or len(vectors) != len(ids) or not np.isfinite(vectors).all():
+            raise OptionError(f"vectors {vectors.shape} and {len(ids)} labels: give one finite vector (D,) a label.")
+        if len(names) < 2 or counts.max() < 2:
+            raise OptionError(
+                f"{len(names)} labels, the largest of {counts.max(initial=0)} rows: give two labels at least, and several rows of each."
+            )
+        between("dimensions", dimensions or 1, 1, vectors.shape[1])
+        between("shrinkage", shrinkage, 1e-6, 1.0)
+        mean, centres = vectors.mean(0), np.zeros((len(names), vectors.shape[1]))
+        np.add.at(centres, ids, vectors)
+        centres /= counts[:, None]
+        inner = vectors - centres[ids]
+        within = inner.T @ inner / len(vectors)
+        average = float(np.trace(within)) / len(within)
+        if average <= 0:
+            raise OptionError(f"vectors {vectors.shape}: all rows of a label are the same, so what should not count is not to be seen.")
+        spread, directions = np.linalg.eigh((1 - shrinkage) * within + shrinkage * average * np.eye(len(within)))
+        whitener = directions / np.sqrt(spread)
+        _, _, best = np.linalg.svd(np.sqrt(counts / len(vectors))[:, None] * ((centres - mean) @ whitener), full_matrices=True)
+        kept = best[: dimensions or min(len(names) - 1, len(within))]
+        return cls(mean.astype(np.float32), (whitener @ kept.T).astype(np.float32))
+
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        """(N, D) -> (N, d) float32."""
+        return (vectors - self.mean) @ self.matrix
+
+
 class Index:
     """Vectors (N, D) float32 by id.
 
-    width: D; metric: "cosine" or "dot" (the inner product); whitening: applied to what is added and to queries
+    width: D; metric: "cosine" or "dot" (the inner product); whitening: applied to what is added and to queries, and so is a `Projection` in its place
     made_by: what the vectors come from (the id of a trunk, the name of a branch); `load` can insist on it
 
     >>> index = Index(2)
@@ -102,10 +159,10 @@ class Index:
     [[('east', 1.0)]]
     """
 
-    def __init__(self, width: int, *, metric: str = "cosine", whitening: Whitening | None = None, made_by: str = "") -> None:
+    def __init__(self, width: int, *, metric: str = "cosine", whitening: Whitening | Projection | None = None, made_by: str = "") -> None:
         one_of("metric", metric, METRICS)
         if whitening is not None and len(whitening.mean) != width:
-            raise OptionError(f"width={width}: the whitening was learned from vectors of width {len(whitening.mean)}.")
+            raise OptionError(f"width={width}: the {_map_name(whitening)} was learned from vectors of width {len(whitening.mean)}.")
         self.width, self.metric, self.whitening, self.made_by = width, metric, whitening, made_by
         self._ids: list[str] = []
         self._rows: dict[str, int] = {}
@@ -182,7 +239,7 @@ class Index:
             tensors |= {"mean": self.whitening.mean, "matrix": self.whitening.matrix}
         if self._centres is not None:
             tensors["centres"] = self._centres
-        about = {"kind": KIND, "metric": self.metric, "width": self.width, "made_by": self.made_by}
+        about = {"kind": KIND, "metric": self.metric, "width": self.width, "made_by": self.made_by, "map": _map_name(self.whitening)}
         data = safetensors.numpy.save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
         storage.write_folder(Path(folder), {_FILE: data}, about)
         return Path(folder)
@@ -193,14 +250,15 @@ class Index:
 
         Raises: ArtefactError when the folder is damaged or no index, or its vectors come from something else (both are named).
         """
-        files, about = storage.read_folder(Path(folder), KIND)
+        files, about = storage.map_folder(Path(folder), KIND)
         if made_by is not None and about.get("made_by") != made_by:
             raise ArtefactError(f"{folder}: its vectors were made by {about.get('made_by')!r}, and {made_by!r} is asked for. Make it anew.")
         try:
-            tensors = safetensors.numpy.load(files[_FILE])
-            index = cls(about["width"], metric=about["metric"], whitening=_whitening(tensors), made_by=about["made_by"])
+            tensors = _tensors(files[_FILE], str(Path(folder) / _FILE))
+            learned = _MAPS[about.get("map", "whitening")](tensors["mean"], tensors["matrix"]) if "mean" in tensors else None
+            index = cls(about["width"], metric=about["metric"], whitening=learned, made_by=about["made_by"])
             index._fill(tensors)
-        except (SafetensorError, OptionError, KeyError, ValueError, TypeError) as error:
+        except (OptionError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise ArtefactError(f"{folder}: not an index that this Trunkline reads ({error}). Make it anew.") from error
         return index
 
@@ -209,7 +267,7 @@ class Index:
         vectors, ends, data = tensors["vectors"], tensors["ends"].tolist(), tensors["ids"].tobytes()
         names = [data[start:end].decode("utf-8", "surrogatepass") for start, end in zip([0, *ends], ends)]
         shape = (len(names), self._vectors.shape[1])
-        if vectors.shape != shape or vectors.dtype != np.float32 or not np.isfinite(vectors).all():
+        if vectors.shape != shape or vectors.dtype != np.float32 or not _finite(vectors):
             raise ValueError(f"vectors {vectors.shape} {vectors.dtype}, and {shape} finite float32 are due")
         if len(set(names)) < len(names) or (ends[-1] if ends else 0) != len(data):
             raise ValueError("an id stands there twice, or not whole")
@@ -306,5 +364,26 @@ def _best(scores: np.ndarray, k: int) -> np.ndarray:
     return places[np.argsort(-scores[places], kind="stable")][:k]
 
 
-def _whitening(tensors: dict[str, np.ndarray]) -> Whitening | None:
-    return Whitening(tensors["mean"], tensors["matrix"]) if "mean" in tensors else None
+_MAPS: dict[str, type[Whitening] | type[Projection]] = {"whitening": Whitening, "projection": Projection}
+
+
+def _map_name(learned: Whitening | Projection | None) -> str:
+    return "projection" if isinstance(learned, Projection) else "whitening"
+
+
+def _tensors(data: mmap.mmap, where: str) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file as read-only views of its map. Raises: ValueError, KeyError or TypeError for another form."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = storage.from_json(data[8:start], where)
+    found = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            kind = _TYPES[entry["dtype"]]
+            found[name] = np.frombuffer(data, kind, (end - begin) // kind.itemsize, start + begin).reshape(entry["shape"])
+    return found
+
+
+def _finite(vectors: np.ndarray) -> bool:
+    """Whether all numbers are, a block of rows at a time: a mask of a large index would be a quarter of its size."""
+    return all(bool(np.isfinite(vectors[at : at + _BLOCK]).all()) for at in range(0, len(vectors), _BLOCK))
