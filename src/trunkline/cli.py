@@ -35,8 +35,15 @@ def main() -> NoReturn:
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort) as error:  # click makes an Abort of both, and keeps which as its cause
         by, code = (" by SIGTERM", 143) if isinstance(error.__cause__ or error, _TerminatedError) else ("", 130)
-        click.echo(f"trunkline: stopped{by}. What was finished is kept: run the same command again to go on.", err=True)
+        click.echo(f"trunkline: stopped{by}. {_kept(sys.argv[1:2])}", err=True)
         sys.exit(code)
+
+
+def _kept(command: list[str]) -> str:
+    """What a stopped command leaves. A server that listens ends by itself; here it comes with a signal before that or behind it."""
+    if command == ["serve"]:
+        return "No request is open. The same command starts the server again."
+    return "What was finished is kept: run the same command again to go on."
 
 
 class _TerminatedError(KeyboardInterrupt):

@@ -1,6 +1,7 @@
 """The server's begin and end: ready when all is loaded and not while it goes away, and no start that fails and is waited for."""
 
 import asyncio
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import pytest
 
 from tests.serving.conftest import Client
 from tests.serving.writers import writer
+from trunkline import cli
 from trunkline.errors import ArtefactError, OptionError
+from trunkline.serving import serve as serve_module
 from trunkline.serving.app import app
 from trunkline.serving.compute.inside import Inside
 from trunkline.serving.compute.pool import WorkerDied
@@ -114,3 +117,23 @@ def test_the_server_itself_starts_without_torch():
     """Its workers compute: 1 processor second and 50 MB, where torch and transformers take 10 and 430."""
     code = "import sys, trunkline.serving.serve; print({'torch', 'transformers', 'onnxruntime'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize(("error", "by", "code"), [(cli._TerminatedError, " by SIGTERM", 143), (KeyboardInterrupt, "", 130)])
+def test_a_server_that_is_stopped_speaks_as_a_server(error, by, code, monkeypatch, capsys):
+    """A signal before it listens: there is nothing that was finished, and nothing to go on with."""
+
+    def stopped(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(serve_module, "serve", stopped)
+    monkeypatch.setattr(serve_module, "log_to_stderr", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["trunkline", "serve", "runs/intent"])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert end.value.code == code
+    assert capsys.readouterr().err.strip() == f"trunkline: stopped{by}. No request is open. The same command starts the server again."
