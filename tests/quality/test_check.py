@@ -2,21 +2,26 @@
 
 import csv
 import json
+import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from sklearn.metrics import roc_auc_score
 
 import trunkline as tl
 from trunkline.cli import commands
 from trunkline.data.read import read
+from trunkline.data.tagging import split_words
 from trunkline.errors import DataError, OptionError
 from trunkline.quality import changes, classes, texts
+from trunkline.quality import vectors as vectors_module
 from trunkline.quality.check import check
-from trunkline.quality.duplicates import Vectors
+from trunkline.quality.duplicates import Vectors, Words
 from trunkline.quality.map import places
+from trunkline.quality.material import Material
 from trunkline.quality.page import render
 from trunkline.quality.words import CHINESE
 from trunkline.types import Rows
@@ -296,3 +301,82 @@ def test_the_command(cache: Path, tiny_folder, tmp_path: Path) -> None:
     )
     assert done.exit_code == 0
     assert read(cleaned)[20]["text"] == "mail [mail] about card [card]"
+
+
+def placed(text: str, kind: str, word: str) -> dict:
+    start = text.index(word)
+    return {"text": text, "label": [[start, start + len(word), kind]]}
+
+
+def tagged(count: int = 120) -> list[dict]:
+    """Requests about a place or a thing among words of no meaning; in row 8 the thing is not marked, but a word that is none."""
+    generator, things = np.random.default_rng(1), {"card": "place", "account": "place", "order": "thing", "password": "thing"}
+    words = ["".join(generator.choice(list("abdeghiklmnoprstu"), 6)) for _ in range(300)]
+    rows = []
+    for at in range(count):
+        before, thing, after = generator.choice(words, 3), list(things)[at % 4], generator.choice(words, 2)
+        rows.append(placed(f"{' '.join(before)} {thing} {' '.join(after)}", things[thing], thing))
+    rows[7] = placed(rows[7]["text"], "thing", rows[7]["text"].split()[0])
+    return rows
+
+
+def test_a_word_with_a_wrong_label_is_found(tmp_path: Path) -> None:
+    """With vectors that know the types. The first word of row 8 is marked, and is none; the thing in it is not."""
+    rows, known, generator = tagged(), {"card": 1, "account": 1, "order": 2, "password": 2}, np.random.default_rng(2)
+    words = []
+    for row in rows:
+        spans = tuple(split_words(row["text"]))
+        kinds = [known.get(row["text"][start:end], 0) for start, end in spans]
+        words.append(Words(spans, (4 * np.eye(3, 8)[kinds] + generator.normal(size=(len(kinds), 8))).astype(np.float16)))
+    pooled = generator.normal(size=(len(rows), 8)).astype(np.float32)
+    found = check(Rows(tuple(rows), "tag"), Vectors(pooled, np.zeros((0, 8), np.float32), words=tuple(words)))
+    section = found.section("labels")
+    assert section.title == "Texts with a word whose label may be wrong"
+    assert section.rows[0]["row"] == 8
+    assert section.rows[0]["why"].endswith((": thing -> O", ": O -> thing"))
+    assert len(section.rows) <= 4
+    assert "其中某个词可能标错的文本" in render(found, "zh")
+    changes.write(found, tmp_path / "changes.csv")
+    lines = list(csv.DictReader((tmp_path / "changes.csv").read_text(encoding="utf-8-sig").splitlines()))
+    (line,) = [line for line in lines if line["row"] == "8" and line["why"].startswith("Texts with a word")]
+    assert (line["action"], line["new_label"]) == ("", "")
+
+
+def test_words_that_a_model_cannot_judge_are_not_named(cache: Path, tiny_folder, tmp_path: Path) -> None:
+    """A random model takes all words for none, and nearly all words are none: what counts are those that are marked."""
+    path = tmp_path / "tagged.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in tagged()))
+    words = ["check", str(path), "--task", "tag", "--model", str(tiny_folder("bert")), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(commands, words, catch_exceptions=False)
+    assert done.exit_code == 0
+    (section,) = [one for one in json.loads((tmp_path / "out/check.json").read_text())["sections"] if one["kind"] == "labels"]
+    assert section["title"] == "Labels that this model cannot judge"
+    assert not section["rows"]
+
+
+def test_words_of_too_many_rows_are_said_to_be_left_out(cache: Path, tiny_folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors_module, "_MOST_WORDS", 300)
+    rows = read(tagged(), task="tag")
+    found = check(rows, vectors_module.vectors(rows, model=tiny_folder("bert")))
+    assert any("of 120 rows, drawn by chance" in str(one) for one in found)
+    assert sum(one is not None for one in found.vectors.words) < 60
+
+
+@pytest.mark.real
+def test_planted_types_in_real_texts_come_first(tmp_path: Path) -> None:
+    """CLUENER: in one text of ten one entity gets another type; e5-small as it is."""
+    path = Path(os.environ.get("TRUNKLINE_DATA", "../shared/data")) / "cluener/normalised/dev.jsonl"
+    if not path.is_file():
+        pytest.skip("CLUENER is not here")
+    whole, generator = read(path, task="tag"), np.random.default_rng(0)
+    rows = [dict(row) for row in whole if row["label"]][:800]
+    kinds, wrong = sorted({kind for row in rows for _, _, kind in row["label"]}), generator.random(len(rows)) < 0.1
+    for at in np.flatnonzero(wrong):
+        labels = [list(one) for one in rows[at]["label"]]
+        labels[0][2] = generator.choice([kind for kind in kinds if kind != labels[0][2]])
+        rows[at]["label"] = labels
+    changed = Rows(tuple(rows), "tag")
+    found = Material(changed, Rows((), "tag"), vectors_module.vectors(changed, model="e5-small"), 0)
+    assert found.word_suspects is not None
+    assert roc_auc_score(wrong, found.word_suspects.doubt) > 0.7
+    assert found.word_suspects.share < 0.5

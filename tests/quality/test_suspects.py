@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from cleanlab.count import num_label_issues
 from cleanlab.rank import get_label_quality_scores
+from cleanlab.token_classification import rank
 from scipy import stats
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
 from trunkline.errors import DataError, OptionError
-from trunkline.quality.probe import Discriminant, Probe, folds_of, held_out, neighbour_shares, softmax
-from trunkline.quality.suspects import confident_errors, from_probabilities, number_suspects, suspects
+from trunkline.quality.probe import Discriminant, Probe, fit_scale, folds_of, held_out, neighbour_shares, out_of_fold, softmax
+from trunkline.quality.suspects import confident_errors, from_probabilities, number_suspects, suspects, word_suspects
 
 
 def blobs(rows: int = 600, count: int = 4, width: int = 8, noise: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -105,3 +106,55 @@ def test_what_does_not_fit_is_refused() -> None:
         suspects(np.full((30, 2), np.nan), np.zeros(30, dtype=int), 2)
     with pytest.raises(DataError, match="at least 10"):
         suspects(np.zeros((5, 2)), np.zeros(5, dtype=int), 2)
+
+
+def texts_of_words(
+    count: int = 150, noise: float = 0.1, seed: int = 0
+) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray, list[np.ndarray]]:
+    """Texts of 3 to 9 words of four classes, the first of which most words have; in some texts one word's label is wrong."""
+    generator = np.random.default_rng(seed)
+    truth = [np.where(generator.random(size) < 0.6, 0, generator.integers(1, 4, size)) for size in generator.integers(3, 10, count)]
+    vectors = [(4 * np.eye(4, 8)[one] + generator.normal(size=(len(one), 8))).astype(np.float32) for one in truth]
+    wrong, labels = np.full(count, -1), [one.copy() for one in truth]
+    for at in np.flatnonzero(generator.random(count) < noise):
+        wrong[at] = generator.integers(len(truth[at]))
+        labels[at][wrong[at]] = (labels[at][wrong[at]] + generator.integers(1, 4)) % 4
+    return vectors, labels, wrong, truth
+
+
+def test_texts_are_ranked_by_their_worst_word() -> None:
+    vectors, labels, wrong, truth = texts_of_words()
+    found = word_suspects(vectors, labels, 4)
+    planted = np.flatnonzero(wrong >= 0)
+    assert roc_auc_score(wrong >= 0, found.doubt) > 0.97
+    assert np.isin(found.order[: len(planted)], planted).mean() > 0.85
+    assert (found.worst[planted] == wrong[planted]).mean() > 0.85
+    right = [truth[at][wrong[at]] for at in planted]
+    assert (found.proposed[planted] == right).mean() > 0.8
+    assert abs(found.expected - len(planted)) < len(planted)
+    assert found.share < 0.3
+
+
+def test_words_against_cleanlab_on_the_same_probabilities() -> None:
+    vectors, labels, _, _ = texts_of_words()
+    found = word_suspects(vectors, labels, 4)
+    ids, each = np.repeat(np.arange(len(labels)), [len(one) for one in labels]), np.concatenate(labels)
+    logits = out_of_fold(np.concatenate(vectors), each, 4, groups=ids)
+    probabilities = softmax(logits * fit_scale(logits, each))
+    split_up = [probabilities[ids == at] for at in range(len(labels))]
+    scores, _ = rank.get_label_quality_scores(
+        [one.tolist() for one in labels], split_up, token_score_method="normalized_margin", sentence_score_method="min"
+    )
+    assert stats.spearmanr(-found.doubt, scores).statistic > 0.95
+
+
+def test_words_of_copies_do_not_vouch_for_each_other_and_texts_without_words_are_passed_over() -> None:
+    vectors, labels, wrong, _ = texts_of_words()
+    at = int(np.flatnonzero(wrong >= 0)[0])
+    vectors, labels = [*vectors, *[vectors[at]] * 12, np.zeros((0, 8), np.float32)], [*labels, *[labels[at]] * 12, np.zeros(0, np.int64)]
+    groups = np.array([*range(150), *[at] * 12, 162])
+    apart, together = (word_suspects(vectors, labels, 4, groups=one).doubt[at] for one in (None, groups))
+    assert together > apart
+    assert 162 not in word_suspects(vectors, labels, 4, groups=groups).order
+    with pytest.raises(OptionError, match="one label a word"):
+        word_suspects(vectors, labels[1:], 4)

@@ -7,6 +7,7 @@ Each kind of finding is a function in `sections`, which gives a `Section`; `page
 from __future__ import annotations
 
 from trunkline.data import quality
+from trunkline.data.quality import Finding
 from trunkline.data.split import Split
 from trunkline.errors import OptionError
 from trunkline.quality.duplicates import Vectors
@@ -33,13 +34,28 @@ def check(data: Rows | Split, vectors: Vectors | None = None, *, against: Rows |
             f"vectors of {len(vectors.rows):,} and {len(vectors.against):,} rows: there are {len(rows):,}, and {len(other):,} to compare with. "
             "Make them of the same rows, in the same order."
         )
-    noticed = tuple(quality.check(data))
+    noticed = (*quality.check(data), *_left_out(vectors))
     if not rows:
         return Checked(rows, other, (), noticed, vectors)
     job = Material(rows, other, vectors, seed)
     found = [section for section in sections(job) if section.count]
     found.sort(key=lambda one: ("error", "warning", "note").index(one.level))
     return Checked(rows, other, tuple(found), noticed, vectors, job.suspects if job.is_judge else None)
+
+
+def _left_out(vectors: Vectors | None) -> list[Finding]:
+    words = vectors.words if vectors is not None else ()
+    looked = sum(one is not None for one in words)
+    if looked == len(words):
+        return []
+    return [
+        Finding(
+            "note",
+            f"labels of words were looked at in {looked:,} of {len(words):,} rows, drawn by chance: all would be too many",
+            (),
+            "for the others check a part of the rows at a time",
+        )
+    ]
 
 
 def _sides(data: Rows | Split, against: Rows | None) -> tuple[Rows, Rows]:

@@ -31,11 +31,20 @@ _MOST = 1_000_000
 
 
 @dataclass(frozen=True)
+class Words:
+    """The words of a text whose entities were marked: where each lies (W, start and end by characters), and its vector (W, D) float16."""
+
+    spans: tuple[tuple[int, int], ...]
+    vectors: np.ndarray
+
+
+@dataclass(frozen=True)
 class Vectors:
     """rows: (N, D) float32 and against: (M, D) float32, in the order of the rows; model and made_by: what they come from (the id of a trunk).
 
     near, same: cosines of copies that were slightly changed, found for this model and these texts (see `vectors`): nearly all of them keep
         `near` to their original, half of them `same`
+    words: of rows for `tag` each row's words, None for rows that were left out since there are too many; empty for other tasks
     """
 
     rows: np.ndarray
@@ -44,6 +53,7 @@ class Vectors:
     made_by: str = ""
     near: float = 0.7
     same: float = 0.97
+    words: tuple[Words | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

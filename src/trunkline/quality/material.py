@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from trunkline.quality.duplicates import Pair, Vectors, groups, near_pairs
-from trunkline.quality.suspects import Suspects, number_suspects, suspects
+from trunkline.data.tagging import covered, tags_of
+from trunkline.quality.duplicates import Pair, Vectors, Words, groups, near_pairs
+from trunkline.quality.suspects import Suspects, WordSuspects, number_suspects, suspects, word_suspects
 from trunkline.types import Row, Rows
 
 _LEAST = 20  # labelled rows that label errors are looked for among
@@ -55,6 +56,34 @@ class Material:
         if len(places) < _LEAST or len(names) < 2:
             return None
         return suspects(self.vectors.rows[places], labels, len(names), groups=self.copies[places], seed=self.seed)
+
+    @cached_property
+    def tagged(self) -> tuple[list[int], list[np.ndarray], list[str]]:
+        """Places of the rows whose words have vectors, (W,) the ids of these words' labels, and all names: "O" and the types of entities."""
+        words = self.vectors.words if self.vectors is not None and self.rows.task == "tag" else ()
+        places = [at for at, one in enumerate(words) if one is not None and self.rows[at].get("label") is not None]
+        names = ["O", *sorted({kind for at in places for _, _, kind in self.rows[at]["label"]} - {"O"})]
+        ids = {name: at for at, name in enumerate(names)}
+        found = []
+        for at in places:
+            spans = self.words(at).spans
+            tags = tags_of(covered(self.rows[at]["label"], spans), len(spans), "bio")
+            found.append(np.array([ids[tag.partition("-")[2] or "O"] for tag in tags], dtype=np.int64))
+        return places, found, names
+
+    def words(self, at: int) -> Words:
+        """The words of a row that has them."""
+        found = self.vectors.words[at] if self.vectors is not None else None
+        if found is None:
+            raise LookupError(f"row {at} has no words")
+        return found
+
+    @cached_property
+    def word_suspects(self) -> WordSuspects | None:
+        places, labels, names = self.tagged
+        if len(places) < _LEAST or len(names) < 2:
+            return None
+        return word_suspects([self.words(at).vectors for at in places], labels, len(names), groups=self.copies[places], seed=self.seed)
 
     @property
     def is_judge(self) -> bool:

@@ -14,6 +14,8 @@ from trunkline.quality.duplicates import Pair, groups
 from trunkline.quality.found import Section
 from trunkline.quality.material import Material, label_of
 
+_LEAST_TEXTS = 10
+
 
 def sections(of: Material) -> Iterator[Section]:
     """All of them, also those that found nothing (count 0)."""
@@ -69,16 +71,15 @@ def _duplicates(of: Material) -> Section:
 
 
 def _label_errors(of: Material) -> Iterator[Section]:
+    if of.rows.task == "tag":
+        yield _word_errors(of)
+        return
     found = of.suspects
     if found is None:
         return
     numbers = of.rows.task == "regress"
     if not of.is_judge:
-        yield Section(
-            "labels", "warning", "Labels that this model cannot judge",
-            "It would give most rows another label than theirs, so it is the model that does not understand these texts. No row is named.",
-            "give a model that knows the language of the texts", (), int((found.doubt > 0).sum()),
-        )  # fmt: skip
+        yield _no_judge(int((found.doubt > 0).sum()))
         return
     places, _, names = (np.arange(len(of.rows)), None, []) if numbers else of.labelled
     doubtful = [at for at in found.order.tolist() if found.doubt[at] > 0][: max(found.expected, 1)]
@@ -91,6 +92,38 @@ def _label_errors(of: Material) -> Iterator[Section]:
         "labels", "warning", "Labels that may be wrong",
         "The labels of all other rows speak for another label here. Worst first; in clean data most of these are right, so look at each.",
         "correct the labels that are wrong", tuple(rows), len(rows),
+    )  # fmt: skip
+
+
+def _no_judge(count: int) -> Section:
+    return Section(
+        "labels", "warning", "Labels that this model cannot judge",
+        "It would give most rows another label than theirs, so it is the model that does not understand these texts. No row is named.",
+        "give a model that knows the language of the texts", (), count,
+    )  # fmt: skip
+
+
+def _word_errors(of: Material) -> Section:
+    """Texts by their worst word. A label is a list of places there, so none is proposed for the whole row: the reason names the word."""
+    found = of.word_suspects
+    if found is None:
+        return _nothing("labels")
+    if found.share > 0.5:  # most words are in no entity, and a model that understands nothing takes all for that
+        return _no_judge(int((found.doubt > 0).sum()))
+    places, labels, names = of.tagged
+    rows = []
+    most = max(
+        1, min(found.expected, max(_LEAST_TEXTS, len(places) // 5))
+    )  # the estimate counts words, and is far too high where a probe is weak
+    for at in [at for at in found.order.tolist() if found.doubt[at] > 0][:most]:
+        row, word = places[at], int(found.worst[at])
+        start, end = of.words(row).spans[word]
+        why = f"{of.rows[row]['text'][start:end]!r} ({start} to {end}): {names[int(labels[at][word])]} -> {names[int(found.proposed[at])]}"
+        rows.append(of.told(row, why=why, score=round(float(found.doubt[at]), 3), action=""))
+    return Section(
+        "labels", "warning", "Texts with a word whose label may be wrong",
+        "The words of all other texts speak for another label of this one. Worst first; in clean data most of these are right, so look at each.",
+        "correct the entities that are wrong", tuple(rows), len(rows),
     )  # fmt: skip
 
 

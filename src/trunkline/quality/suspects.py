@@ -1,4 +1,4 @@
-"""Probable label errors: rows whose given label the others' labels speak against. For classes, and for numbers.
+"""Probable label errors: rows whose given label the others' labels speak against. For classes, for numbers, and for the words of a text.
 
 How many there are is estimated by the confident joint (Source: Northcutt, Jiang and Chuang 2021, "Confident Learning", equations 1 and 2); which
 they are, by how much likelier another label is (their "normalized margin"). Where we differ: the probabilities come from `probe.held_out`, which
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trunkline.errors import OptionError
-from trunkline.quality.probe import FOLDS, folds_of, held_out
+from trunkline.quality.probe import FOLDS, fit_scale, folds_of, held_out, out_of_fold, softmax
 
 _ALPHA = 10.0
 
@@ -92,6 +92,50 @@ def number_suspects(vectors: np.ndarray, numbers: Sequence[float], *, folds: int
     away = np.abs(truth - expected)
     doubt = away / max(1.4826 * float(np.median(away)), 1e-12) - 3.0
     return Suspects(np.argsort(-doubt, kind="stable"), doubt, expected, int((doubt > 0).sum()), np.empty((0, 0)))
+
+
+@dataclass(frozen=True)
+class WordSuspects:
+    """order: the places of the texts that have words, most doubtful first; doubt: (N,) of each text's worst word, above 0 another label is likelier;
+
+    worst: (N,) which word that is; proposed: (N,) its likelier label's id; expected: how many words are estimated to be wrong
+    share: of the words that are marked (label id above 0) those for which another label is likelier
+    """
+
+    order: np.ndarray
+    doubt: np.ndarray
+    worst: np.ndarray
+    proposed: np.ndarray
+    expected: int
+    share: float
+
+
+def word_suspects(
+    words: Sequence[np.ndarray], labels: Sequence[np.ndarray], count: int, *, groups: np.ndarray | None = None, folds: int = FOLDS, seed: int = 0
+) -> WordSuspects:  # fmt: skip
+    """Which texts to look at first, where each word has a label. words: N of (W, D); labels: N of (W,) ids below `count`, 0 for none; groups: (N,) copies.
+
+    All words of a text (and of its copies) are held out together. Neighbours are not asked: among so many words they cost more than they tell.
+    Source: Wang and Mueller 2022, "Detecting Label Errors in Token Classification Data", section 3: a text is as doubtful as its worst word ("min").
+    Raises: DataError for fewer than ten words; OptionError where the arrays do not fit.
+    """
+    sizes = np.array([len(one) for one in labels], dtype=np.int64)
+    if [len(one) for one in words] != sizes.tolist():
+        raise OptionError(f"{len(words)} texts with words and {len(labels)} with labels: one label a word is needed.")
+    own = np.repeat(np.arange(len(sizes)) if groups is None else groups, sizes)
+    every, given = np.concatenate([np.asarray(one, dtype=np.float32) for one in words]), np.concatenate(labels)
+    _fits(every, given)
+    logits = out_of_fold(every, given, count, folds=folds, seed=seed, groups=own)
+    found = from_probabilities(softmax(logits * fit_scale(logits, given)), given)
+    ends = np.cumsum(sizes)
+    doubt, worst, proposed = np.full(len(sizes), -np.inf), np.zeros(len(sizes), dtype=np.int64), np.zeros(len(sizes), dtype=np.int64)
+    for at in np.flatnonzero(sizes):
+        first = ends[at] - sizes[at]
+        worst[at] = found.doubt[first : ends[at]].argmax()
+        doubt[at], proposed[at] = found.doubt[first + worst[at]], found.proposed[first + worst[at]]
+    order, marked = np.argsort(-doubt, kind="stable"), given > 0
+    share = float((found.doubt[marked] > 0).mean()) if marked.any() else 0.0
+    return WordSuspects(order[sizes[order] > 0], doubt, worst, proposed, found.expected, share)
 
 
 def _fits(vectors: np.ndarray, labels: np.ndarray) -> None:
