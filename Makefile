@@ -7,12 +7,13 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 FITS = import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
 	"Python %d.%d was found, and Trunkline needs 3.11 to 3.13. Name one: make PYTHON=python3.12" % v)
 
-.PHONY: help demo demo-zh test lint check test-real soak clean
+.PHONY: help demo demo-zh test test-wide lint check test-real soak clean
 
 help:
 	@echo "make demo       the whole job on the English messages that come with Trunkline"
 	@echo "make demo-zh    the same in Chinese"
 	@echo "make test       the quick tests"
+	@echo "make test-wide  the same for more families, seeds and kills; CI runs it too"
 	@echo "make check      format, lint, types, and the quick tests (import rules among them)"
 	@echo "make test-real  the tests on real models and data (TRUNKLINE_DATA names the data folder)"
 	@echo "make soak       the long bars of serving: kills, swaps, stops, wrong requests (hours)"
@@ -25,7 +26,10 @@ demo-zh: $(VENV)/installed
 	$(BIN)/trunkline demo --language zh
 
 test: $(VENV)/installed-dev
-	$(PYTEST) -n 2 --dist worksteal --durations=5 -m "not slow and not real"
+	$(PYTEST) -n 2 --dist worksteal --durations=5 -m "not slow and not real and not wide"
+
+test-wide: $(VENV)/installed-dev
+	$(PYTEST) -n 2 --dist worksteal -m "wide and not slow and not real"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

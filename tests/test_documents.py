@@ -107,6 +107,7 @@ def test_options_of_tune_are_all_described() -> None:
     assert read("docs/tune.md") == with_tables(read("docs/tune.md")), "run: python -m tests.test_documents --tables"
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("readme", READMES)
 def test_readme_python_runs(readme: str, cache: Path, tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch) -> None:
     """On a tiny model and for one epoch: the calls are right, and what is printed has the form of what stands there."""
@@ -197,6 +198,7 @@ def test_architecture_names_every_file() -> None:
     assert set(told) == there
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("example", ["classify", "regress", "tag", "span", "rank", "recommend", "compare", "serve"])
 def test_examples_run(example: str, cache: Path, tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)

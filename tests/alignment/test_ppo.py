@@ -30,7 +30,7 @@ def solved(found):
     return last["reward"] > 0.25 and last["kl"] < 7.5
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.wide) for seed in range(1, 5))])
 def test_the_toy_is_learned_with_every_seed(seed, tiny_folder):
     found = toy(start(tiny_folder("gpt2")), seed=seed)
     assert solved(found), found.history[-1]
@@ -38,7 +38,7 @@ def test_the_toy_is_learned_with_every_seed(seed, tiny_folder):
     assert found.history[0]["reward"] < 0.1
 
 
-@pytest.mark.parametrize("mutant", ["reward", "kl", "advantage"])
+@pytest.mark.parametrize("mutant", ["reward", *(pytest.param(sign, marks=pytest.mark.wide) for sign in ("kl", "advantage"))])
 def test_no_mutant_learns_the_toy(mutant, tiny_folder, monkeypatch):
     """R4: each of three signs turned round, in the code that is run."""
     token_rewards, policy_loss = online.token_rewards, online.policy_loss
@@ -51,7 +51,9 @@ def test_no_mutant_learns_the_toy(mutant, tiny_folder, monkeypatch):
     assert not solved(toy(start(tiny_folder("gpt2")), seed=0))
 
 
-@pytest.mark.parametrize(("goal", "config"), [(rloo.GOAL, rloo.Config), (grpo.GOAL, grpo.Config)], ids=["rloo", "grpo"])
+@pytest.mark.parametrize(
+    ("goal", "config"), [(rloo.GOAL, rloo.Config), pytest.param(grpo.GOAL, grpo.Config, marks=pytest.mark.wide)], ids=["rloo", "grpo"]
+)
 def test_groups_learn_the_toy_too(goal, config, tiny_folder):
     assert toy(start(tiny_folder("gpt2")), goal=goal, config=config, kl=0.01, learning_rate=1e-2).history[-1]["reward"] > 0.25
 
@@ -162,6 +164,7 @@ def test_a_whole_step_is_that_of_four_plain_models_without_any_cache(tiny_folder
         assert float((mine - other).detach().abs().max()) < 1e-6
 
 
+@pytest.mark.wide
 def test_a_t5_learns_from_rewards_too_and_its_value_reads_the_policys_states(tiny_folder):
     branch = start(tiny_folder("t5"), task="seq2seq", depth=2)
     told = {"kl": 0.01, "steps": 6, "temperature": 0.2, "learning_rate": 3e-3}  # cold, since the tiny T5 finds all words alike

@@ -17,6 +17,7 @@ from trunkline.train.checkpoint import Checkpoints
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.wide
 def test_kills_while_writing_and_while_learning_change_no_byte(tmp_path):
     command = [sys.executable, "-m", "tests.alignment.crash", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -90,10 +90,10 @@ def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(files, "_CHUNK_DOCUMENTS", 40)
     paths, _ = corpus(tmp_path)
     found = []
-    for workers in (1, 2, 3):
+    for workers in (1, 3):
         clean(paths, tmp_path / f"out{workers}", CleanSettings(rules="no_filler", domain="url", domain_most=0.6, workers=workers))
         found.append(sums(tmp_path / f"out{workers}"))
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
 
 
 KILLED = """
@@ -108,7 +108,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.wide), pytest.param(2, marks=pytest.mark.slow)])
 def test_kill_9_at_any_moment_and_go_on(tmp_path: Path, workers: int) -> None:
     paths, _ = corpus(tmp_path)
     script = tmp_path / "run.py"

@@ -62,7 +62,7 @@ def test_it_learns_meanwhile_and_suggests(session: Session) -> None:
         given = session.next("li")
         assert given is not None
         session.label(given["row"], "li", truth_of(given["text"]))
-    until(lambda: session.state()["taught_on"] >= 20)
+    until(lambda: session.state()["taught_on"] > 16)  # of 24: it learns again once eight more are there
     given = session.next("li")
     assert given["suggestions"][0]["label"] == truth_of(given["text"])
     assert given["suggestions"][0]["probability"] > 0.6

@@ -181,6 +181,7 @@ def child(tmp_path: Path, seconds: float) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.wide
 def test_two_processes_at_once(cache: Path, toy: Callable, tmp_path: Path) -> None:
     both = [child(tmp_path, 1.0), child(tmp_path, 1.0)]
     for process in both:

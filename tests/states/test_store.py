@@ -350,21 +350,25 @@ def crashes(tmp_path_factory):
     return json.loads(done.stdout)
 
 
+@pytest.mark.wide
 def test_an_encode_killed_at_random_moments_ends_as_a_clean_one(crashes):
     assert crashes["random"]["kills"] >= 15
     assert crashes["random"]["equal"] == crashes["random"]["rounds"]
 
 
+@pytest.mark.wide
 def test_an_encode_killed_at_each_step_of_each_write_ends_as_a_clean_one(crashes):
     assert crashes["steps"]["kills"] >= 36
     assert crashes["steps"]["equal"] == crashes["steps"]["kills"]
 
 
+@pytest.mark.wide
 def test_a_killed_forget_did_all_or_nothing_and_can_be_run_again(crashes):
     assert crashes["forget"]["kills"] >= 12
     assert crashes["forget"]["sound"] == crashes["forget"]["kills"]
     assert len(crashes["forget"]["sizes"]) == 2
 
 
+@pytest.mark.wide
 def test_two_processes_fill_one_store(crashes):
     assert crashes["together"] == {"rows": 240, "rows_in_shards": 240, "missing": 0}

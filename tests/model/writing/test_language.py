@@ -26,7 +26,13 @@ from trunkline.types import IGNORE, Batch, Item, Tokens
 DECODERS = sorted(name for name, family in FAMILIES.items() if family.kind == "decoder")
 PAIRS = sorted(name for name, family in FAMILIES.items() if family.decoder)
 SPEC = WritingSpec(max_new_tokens=8)
+QUICK = ("gpt2", "llama", "t5")  # the families of the quick tests; the others are among the wide ones
 TARGETS = ["the package", "请帮我查一下", "cancel the money", "who", "my account today please", "i", "退款 谢谢 谢谢"]
+
+
+def some(names):
+    """The families, those that are not quick marked as wide."""
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.wide) for name in names]
 
 
 def saved(model_type: str, folder: Path, **told: object) -> Path:
@@ -112,13 +118,17 @@ def depths(backbone):
     return [*range(backbone.layers + 1), ALL]
 
 
-VARIANTS = [(name, {}) for name in (*DECODERS, *PAIRS)]
+VARIANTS = [pytest.param(*one.values, {}, marks=one.marks) for one in some((*DECODERS, *PAIRS))]
 VARIANTS += [
-    ("llama", {"tie_word_embeddings": False}),
-    ("gpt_neox", {"tie_word_embeddings": False}),
-    ("gemma2", {"final_logit_softcapping": 2.0}),
+    pytest.param(name, told, marks=pytest.mark.wide)
+    for name, told in (
+        ("llama", {"tie_word_embeddings": False}),
+        ("gpt_neox", {"tie_word_embeddings": False}),
+        ("gemma2", {"final_logit_softcapping": 2.0}),
+        ("t5", {"tie_word_embeddings": False}),
+        ("t5", {"num_decoder_layers": 4, "num_layers": 1}),
+    )
 ]
-VARIANTS += [("t5", {"tie_word_embeddings": False}), ("t5", {"num_decoder_layers": 4, "num_layers": 1})]
 
 
 @pytest.mark.parametrize(("model_type", "told"), VARIANTS)
