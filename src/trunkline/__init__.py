@@ -20,6 +20,7 @@ _PLACES = {
     "check": "trunkline.quality.check",
     "vectors": "trunkline.quality.vectors",
     "prepare": "trunkline.data.prepare",
+    "pseudo_label": "trunkline.labelling.pseudo_label",
     "augment": "trunkline.augmentation.augment",
     "AugmentSettings": "trunkline.augmentation.settings",
     "clean": "trunkline.corpus.clean",
