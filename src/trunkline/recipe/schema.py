@@ -166,6 +166,7 @@ class _Check:
 
 
 def rows_of(recipe: Recipe, told: Mapping[str, Any], task: str, name: str = "file") -> Rows:
+    """The rows of a file that a step or a measure names, read as it says. Raises: as `read`."""
     return read(recipe.path.parent / told[name], task, **{k: v for k, v in told.items() if k in READING})
 
 
