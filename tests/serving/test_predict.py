@@ -2,14 +2,20 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
 
 from tests import tiny
+from tests.quality.test_bounds import INSIDE, OUTSIDE, rows, vectors
+from tests.serving.conftest import Client
 from trunkline import branch as branches
+from trunkline.quality.bounds import bound, of
 from trunkline.serving.api.predict import _tokens
 from trunkline.serving.compute.upper import Upper
+from trunkline.serving.serve import serving
+from trunkline.serving.settings import ServeSettings
 from trunkline.types import Output
 
 TEXTS = tiny.TEXTS
@@ -146,6 +152,25 @@ def test_a_branch_that_gives_nan_is_named_and_counted(server, monkeypatch):
         counted = client("GET", "/metrics")[2].decode()
         assert 'trunkline_refused_total{reason="not_finite"} 1.0' in counted
         assert 'trunkline_requests_total{route="/v1/predict",status="500"} 1.0' in counted
+
+
+def test_out_of_scope_is_said_where_the_branch_has_bounds(folders, tmp_path):
+    """Alone, in a batch of other lengths, and from the cache alike; null of a branch without."""
+    folder = shutil.copytree(folders["intent"], tmp_path / "intent")
+    bound(folder, rows(400))
+    within = of(folder)
+    given = [*INSIDE[:6], *OUTSIDE]
+    wanted = within.distances(vectors(folder, given))
+    settings = ServeSettings(port=0, runtime="torch", drain_seconds=5.0, threads=1)
+    with serving([folder, folders["mood"]], settings) as address:
+        client = Client(address)
+        for some in (given, given[::-1], *([text] for text in given)):
+            for text, one in zip(some, client.predict(some)[2]["answers"], strict=True):
+                assert one["intent"]["distance"] == pytest.approx(wanted[given.index(text)], abs=2e-3)
+                assert one["intent"]["out_of_scope"] is (text in OUTSIDE or one["intent"]["distance"] > 1)
+                assert (one["mood"]["out_of_scope"], one["mood"]["distance"]) == (None, None)
+        told = client("GET", "/v1/branches")[2]["branches"]
+    assert {one["name"]: one["scope"] for one in told} == {"intent": True, "mood": False}
 
 
 def test_openapi_shows_every_route_with_an_example(client):

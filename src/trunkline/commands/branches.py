@@ -129,6 +129,20 @@ def evaluate(folder: str, file: str, model: str | None, as_json: bool, **told: A
 
 @commands.command()
 @click.argument("folder")
+@click.argument("file")
+@click.option("--model", help="the backbone, where it is not found under the name it was tuned with")
+@click.option("--false-alarms", default=0.05, show_default=True, help="share of texts that belong which may be called out of scope")
+@reading
+def scope(folder: str, file: str, model: str | None, false_alarms: float, **told: Any) -> None:
+    """Keep in FOLDER how far a text may lie from those of FILE, which its branch was tuned on: `serve` then says what is out of scope."""
+    branch = import_module("trunkline.branch").load(folder, model=model)
+    rows = read(file, branch.task, told)
+    found = import_module("trunkline.quality.bounds").bound(folder, rows, false_alarms=false_alarms, model=branch.backbone)
+    click.echo(f"Bounds of {len(found.means)} classes are kept in {folder}.\n\nNext:\n  trunkline serve {folder}", err=True)
+
+
+@commands.command()
+@click.argument("folder")
 @click.argument("out")
 @click.option("--model", help="the backbone, where it is not found under the name it was tuned with")
 def export(folder: str, out: str, model: str | None) -> None:
@@ -175,6 +189,7 @@ def demo(language: str, out: str | None) -> None:
 @click.option("--out", help="folder for the branch; also where a stopped run goes on from")
 @click.option("--validation-file", help="rows to choose by, instead of a share of FILE")
 @click.option("--test-file", help="rows to measure on, instead of a share of FILE")
+@click.option("--tensorboard", help="folder for event files of goals on rewards, while the run goes on (docs/ppo.md)")
 @click.option("--json", "as_json", is_flag=True, help="print the report as JSON")
 @reading
 @flags_of
@@ -183,7 +198,7 @@ def align(file: str, goal: str, as_json: bool, **told: Any) -> None:
     module = import_module("trunkline.alignment.align")
     told, settings = chosen({**told, "task": None}, None)
     data = parts_of(file, module.reads(goal), told, settings)
-    asked = {k: told[k] for k in ("start", "model", "method", "out") if told[k]}
+    asked = {k: told[k] for k in ("start", "model", "method", "out", "tensorboard") if told[k]}
     asked |= {} if told["depth"] is None else {"depth": depth_of(told["depth"])}
     show(module.align(data, goal, settings=settings, **asked).report, as_json)
     if told["out"]:

@@ -86,9 +86,7 @@ class Scope:
         return np.searchsorted(known, found) / len(known) + np.maximum(found - known[-1], 0) / spread
 
     def _distance(self, vectors: np.ndarray) -> np.ndarray:
-        ready = vectors @ self.whitener
-        squared = (ready**2).sum(1)[:, None] - 2 * ready @ self.means.T + (self.means**2).sum(1)
-        return np.sqrt(np.maximum(squared.min(1), 0.0))
+        return nearest(vectors, self.means, self.whitener)
 
     def _neighbours(self, vectors: np.ndarray) -> np.ndarray:
         k, ready = min(_NEIGHBOURS, len(self.rows)), unit(vectors).astype(np.float32)
@@ -105,6 +103,13 @@ class Scope:
 
     def _confidence(self, vectors: np.ndarray) -> np.ndarray:
         return 1 - self.probe.probabilities(vectors).max(1)
+
+
+def nearest(vectors: np.ndarray, means: np.ndarray, whitener: np.ndarray) -> np.ndarray:
+    """(N,) Mahalanobis distance of vectors (N, D) to the nearest of means (K, D), which are whitened by `whitener` (D, D)."""
+    ready = vectors @ whitener
+    squared = (ready**2).sum(1)[:, None] - 2 * ready @ means.T + (means**2).sum(1)
+    return np.sqrt(np.maximum(squared.min(1), 0.0))
 
 
 def false_alarms_at(inside: np.ndarray, outside: np.ndarray, found: float = 0.95) -> float:

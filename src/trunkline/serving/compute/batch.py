@@ -15,6 +15,7 @@ from trunkline.branch import Branch
 from trunkline.errors import StatesError
 from trunkline.model.backbone import ALL
 from trunkline.model.batches import TOKENS_PER_BATCH, by_length
+from trunkline.quality.bounds import Bounds
 from trunkline.serving.compute.cache import StatesCache
 from trunkline.serving.compute.taps import Taps
 from trunkline.serving.compute.upper import Stack, Upper, alike
@@ -26,7 +27,7 @@ from trunkline.types import Answer, Batch, Item, Output, Tokens
 @dataclass(eq=False)
 class Loaded:
     """A branch that is served. group: names its backbone and precision; cut: layers below it, None where the whole model is its own;
-    stack: the product that its head is a part of, if it stands right on the trunk.
+    stack: the product that its head is a part of, if it stands right on the trunk; bounds: how far a text may lie from what it learned.
     """
 
     version: str
@@ -35,12 +36,13 @@ class Loaded:
     group: str
     cut: int | None
     stack: Stack | None = None
+    bounds: Bounds | None = None
 
     @classmethod
-    def of(cls, version: str, branch: Branch) -> Loaded:
+    def of(cls, version: str, branch: Branch, bounds: Bounds | None = None) -> Loaded:
         backbone = branch.backbone
         cut = None if branch.depth == ALL else backbone.layers - int(branch.depth)
-        return cls(version, branch, Upper(branch), f"{backbone.id}@{backbone.trunk_precision}", cut)
+        return cls(version, branch, Upper(branch), f"{backbone.id}@{backbone.trunk_precision}", cut, bounds=bounds)
 
 
 class Unanswerable(Exception):
@@ -80,8 +82,8 @@ class _Seen:
 
 
 @torch.inference_mode()
-def answer(works: Sequence[Work], taps: dict[str, Taps], cache: StatesCache) -> list[Answer]:
-    """The answer of each work, in their order.
+def answer(works: Sequence[Work], taps: dict[str, Taps], cache: StatesCache) -> list[tuple[Answer, float | None]]:
+    """The answer of each work, in their order, and how far its text lies from those that were learned from; None of a branch without bounds.
 
     Raises: StatesError for a text whose states no branch may read (NaN), Unanswerable for one of which a branch makes NaN.
     """
@@ -151,7 +153,7 @@ def _remembered(key: tuple[str, bytes], cuts: Iterable[int], taps: Taps, cache: 
     return True
 
 
-def _branch(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> list[Answer]:
+def _branch(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> list[tuple[Answer, float | None]]:
     """The answers of one branch: those of one pass of the trunk together as they lie there, all others gathered by length."""
     spec, task = loaded.branch.spec, names.task(loaded.branch.task)
     answers: list[Any] = [None] * len(works)
@@ -161,9 +163,18 @@ def _branch(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> list[Answer]:
         out = _output(loaded, batch, seen, number, some)
         if bool(torch.isnan(out.logits[_real(out.logits, batch.mask.to(out.logits.device))]).any()):
             raise Unanswerable(loaded.version)
-        for at, found in zip(together, task.decode(out, batch, spec), strict=True):
+        for at, found in zip(together, zip(task.decode(out, batch, spec), _distances(loaded, batch), strict=True), strict=True):
             answers[at] = found
     return answers
+
+
+def _distances(loaded: Loaded, batch: Batch) -> list[float | None]:
+    """How far each text of a batch lies, by the mean of its states at the cut: 1 where the bound is."""
+    if loaded.bounds is None or batch.hidden is None:
+        return [None] * (int(batch.owner.max()) + 1)
+    real = batch.mask[..., None].to(batch.hidden.device)
+    means = batch.hidden.masked_fill(~real, 0.0).sum(1) / real.sum(1)  # what stands at padded places means nothing
+    return loaded.bounds.distances(means.double().cpu().numpy()).tolist()
 
 
 def _parts(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> list[tuple[list[int], int | None]]:

@@ -21,6 +21,8 @@ import torch
 from trunkline import names
 from trunkline.branch import PROBE_TOLERANCE, Branch
 from trunkline.errors import ArtefactError, TrunklineError
+from trunkline.quality import bounds
+from trunkline.quality.bounds import Bounds
 from trunkline.serving.compute import said
 from trunkline.serving.compute.batch import Loaded, Unanswerable, Work, answer, probe_logits
 from trunkline.serving.compute.cache import StatesCache
@@ -49,13 +51,17 @@ class Engine:
         for thread in self._threads:
             thread.start()
 
-    def add(self, version: str, branch: Branch) -> dict[str, Any]:
+    def load(self, version: str, folder: Path, model: str | None = None) -> dict[str, Any]:
+        """Serve the branch in a folder. Raises: as `add`; ArtefactError, ModelError where it cannot be loaded."""
+        return self.add(version, self.shelf.load(folder, model), bounds.of(folder))
+
+    def add(self, version: str, branch: Branch, within: Bounds | None = None) -> dict[str, Any]:
         """Serve a branch under the name of its version; what is said of it. Requests in the meantime are answered by the others.
 
         Raises: OptionError for a task without a form in JSON; ArtefactError where the engine does not answer its probes as the branch does.
         """
         said.check(branch.spec)
-        loaded = Loaded.of(version, branch)
+        loaded = Loaded.of(version, branch, within)
         with self._lock:
             taps = self.taps.get(loaded.group) or Taps(branch.backbone)
             cuts = {one.cut for one in self.loaded.values() if one.group == loaded.group and one.cut is not None}
@@ -88,6 +94,7 @@ class Engine:
             "precision": branch.backbone.trunk_precision,
             "labels": list(getattr(branch.spec, "labels", ())),
             "max_tokens": branch.spec.max_tokens,
+            "scope": loaded.bounds is not None,
             "runtime": {"trunk": taps.runtime, "branch": loaded.upper.runtime},
         }
 
@@ -202,9 +209,9 @@ class Engine:
             for row, item in enumerate(items)
         ]
         found: list[list[dict[str, Any]]] = [[{} for _ in ask.rows] for ask in asks]
-        for work, one in zip(works, answer(works, self.taps, self.cache), strict=True):
+        for work, (one, distance) in zip(works, answer(works, self.taps, self.cache), strict=True):
             number, row, version = work.row
-            shown = said.said(one, work.loaded.branch.spec, asks[number].top)
+            shown = said.said(one, work.loaded.branch.spec, asks[number].top) | said.scope(distance)
             if not said.is_finite(shown):
                 raise Unanswerable(version)
             found[number][row][version] = shown | ({"truncated": True} if work.item.was_cut else {})

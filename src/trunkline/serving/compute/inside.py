@@ -26,11 +26,8 @@ class Inside:
         """Nothing: the engine runs."""
 
     async def add(self, version: Version) -> dict[str, Any]:
-        def load() -> dict[str, Any]:
-            return self._engine.add(version.id, self._engine.shelf.load(version.folder, version.model))
-
         try:
-            return await asyncio.to_thread(load)
+            return await asyncio.to_thread(self._engine.load, version.id, version.folder, version.model)
         except TrunklineError as error:
             raise ArtefactError(f"{version.folder}: {error}") from error
 

@@ -22,6 +22,11 @@ def said(answer: Answer, spec: Any, top: int) -> dict[str, Any]:
     return found
 
 
+def scope(distance: float | None) -> dict[str, Any]:
+    """Whether a text lies outside of what the branch learned from, and how far; null of a branch that has no bounds."""
+    return {"out_of_scope": None if distance is None else distance > 1, "distance": None if distance is None else round(distance, DIGITS)}
+
+
 def is_finite(found: Any) -> bool:
     """Whether all numbers in an answer are numbers: JSON has neither NaN nor infinity."""
     if isinstance(found, dict | list | tuple):

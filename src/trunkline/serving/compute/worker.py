@@ -70,8 +70,7 @@ class Worker:
 
     def _add(self, told: dict[str, Any]) -> None:
         try:
-            branch = self._engine.shelf.load(Path(told["folder"]), told["model"])
-            self._reply(told["id"], {"about": self._engine.add(told["version"], branch)})
+            self._reply(told["id"], {"about": self._engine.load(told["version"], Path(told["folder"]), told["model"])})
         except TrunklineError as error:
             self._reply(told["id"], {"error": "unusable_branch", "message": str(error)})
         except Exception as error:  # a bad branch ends nothing but its own loading
