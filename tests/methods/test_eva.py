@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.alignment.worlds import PROMPTS, count, start
 from tests.test_contract import logits, make, rows
 from tests.train.samples import make_branch, make_data, make_rows, settings, weights, without_seconds
 from trunkline import branch as branches
+from trunkline.alignment import ppo
+from trunkline.alignment.online import learn
 from trunkline.branch import Branch
 from trunkline.errors import OptionError
 from trunkline.methods import lora
@@ -125,3 +128,8 @@ def test_fewer_tokens_than_directions_are_refused(tiny_folder):
     branch = new(tiny_folder("bert"), replace(CONFIG, rank=30))
     with pytest.raises(OptionError, match=r"rank=30: start='eva' .* the training rows have \d+ tokens. Use a smaller rank"):
         begun(branch, make_data(branch, make_rows()[:2], validation=2))
+
+
+def test_a_policy_that_has_no_rows_to_begin_from_refuses_it(tiny_folder):
+    with pytest.raises(OptionError, match="start='eva': begins from training rows"):
+        learn(start(tiny_folder("gpt2"), "lora:start=eva"), PROMPTS, count, ppo.GOAL, ppo.Config(steps=1))

@@ -95,6 +95,10 @@ class Loop:
             raise OptionError(
                 f"the start has method {start.method!r}, which trains nothing in a policy. Use 'lora' or 'full', at a depth of 1 or more."
             )
+        if getattr(start.config, "start", "") == "eva" and start.report is None:
+            raise OptionError(
+                "start='eva': begins from training rows, and what a policy learns from is yet to be written. Use 'zero' or 'pissa'."
+            )
         groups = [{"params": list(self.learned.values()), "lr": settings.learning_rate}]
         self.value = self._value() if goal.has_value else None
         if self.value is not None:
