@@ -108,7 +108,7 @@ def test_align_takes_the_seed_of_the_settings(tiny_folder, monkeypatch):
     class Stop(Exception):
         pass
 
-    def learn(start, rows, config):
+    def learn(start, rows, config, on_round):
         raise Stop(config.seed)
 
     monkeypatch.setattr(ift, "learn", learn)

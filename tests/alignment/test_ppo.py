@@ -1,21 +1,23 @@
 """PPO whole: a toy that must be learned and that no mutant learns; a step against a plain implementation; guards; stop and go on."""
 
 import copy
+import importlib.util
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.alignment.test_rewards import classifier
 from tests.alignment.worlds import PROMPTS, TOY, count, start
 from trunkline.alignment import finish, grpo, online, ppo, rloo
 from trunkline.alignment.align import align
-from trunkline.alignment.history import page
+from trunkline.alignment.history import Events, page
 from trunkline.alignment.online import Loop, learn
 from trunkline.branch import load
-from trunkline.errors import OptionError
+from trunkline.errors import MissingExtra, OptionError
 from trunkline.train import settings as training
 from trunkline.types import Rows
 
@@ -188,13 +190,20 @@ def test_align_takes_prompts_and_a_judge_from_its_folder_and_saves_the_policy_wi
     branch.save(tmp_path / "start")
     rows = Rows(tuple(PROMPTS), "generate")
     goal = f"ppo:reward={tmp_path}/judge:label=good:steps=2:answers=8:minibatch=4:max_new_tokens=4:epochs=1"
-    policy = align(rows, goal, start=tmp_path / "start", settings=training.Settings(test=0.2), out=tmp_path / "out")
+    policy = align(
+        rows, goal, start=tmp_path / "start", settings=training.Settings(test=0.2), out=tmp_path / "out", tensorboard=tmp_path / "events"
+    )
     assert "ppo: reward" in policy.report.data["notes"][0]
     loaded = load(tmp_path / "out")
     for name, parameter in policy.network.learned().items():
         assert torch.equal(parameter, loaded.network.learned()[name])
     steps = json.loads((tmp_path / "out.history" / "history.json").read_text())["steps"]
     assert [one["step"] for one in steps] == [0, 1, 2]
+    shown = EventAccumulator(str(tmp_path / "events")).Reload()
+    for name in ("reward", "kl", "entropy", "length"):
+        told = [(one.step, one.value) for one in shown.Scalars(name)]
+        assert told == [(one["step"], pytest.approx(one[name], rel=1e-5, abs=1e-6)) for one in steps]
+    assert f"parts/{tmp_path}/judge" in shown.Tags()["scalars"]
     shown = (tmp_path / "out.history" / "history.html").read_text()
     assert "KL to the reference" in shown
     assert "<script" not in shown
@@ -208,6 +217,19 @@ def test_align_takes_prompts_and_a_judge_from_its_folder_and_saves_the_policy_wi
 def test_seed_and_seconds_come_from_the_settings():
     config = finish.settled("ppo", ppo.Config(), training.Settings(seed=5, checkpoint_seconds=1.0))
     assert (config.seed, config.checkpoint_seconds) == (5, 1.0)
+
+
+def test_events_need_their_package_and_a_goal_on_rewards(tiny_folder, tmp_path, monkeypatch):
+    rows = Rows(({"text": "a", "text_b": "b", "rejected": "c"},), "reward")
+    with pytest.raises(OptionError, match="goal='dpo' learns from rows"):
+        align(rows, "dpo", tensorboard=tmp_path)
+    with pytest.raises(OptionError, match="Name one folder"):
+        align(rows, "ppo:tensorboard=elsewhere", tensorboard=tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"pip install 'trunkline\[tensorboard\]'"):
+        Events(tmp_path)
+    with Events("") as events:
+        events.add({"step": 0})
 
 
 def test_texts_of_people_are_escaped_on_the_page():

@@ -19,6 +19,7 @@ from trunkline.types import Rows
 def align(
     rows: Rows | Split, goal: str = "dpo", *, start: str | Path | Branch | None = None, model: str | Path | None = None,
     method: str = "lora", depth: Depth | None = None, settings: Settings | None = None, out: str | Path | None = None,
+    tensorboard: str | Path | None = None,
 ) -> Branch:  # fmt: skip
     """The branch of the policy, with its report; saved in the folder `out` when one is given, where a stopped run goes on too.
 
@@ -26,10 +27,13 @@ def align(
     goal: "dpo", "kto", ... (docs/align.md), with options as in "dpo:beta=0.2"
     start: a branch of `generate` or `seq2seq`, or its folder; without one a method is grafted on a model, which then is the reference
     model, method, depth: of such a fresh start only; by default a quarter of the model's layers
+    tensorboard: a folder for event files, of goals on rewards; the same as their option of this name
     Raises: OptionError, DataError, ModelError, ArtefactError, TrainingError (see errors.py).
     """
     settings = settings or Settings()
     name, options = choices.split_choice(goal)
+    if tensorboard is not None:
+        options = _watched(name, options, str(tensorboard))
     module = names.goal(name)
     config = choices.build(module.Config, options, f"goal {name!r}")
     parts = in_parts(rows, settings)
@@ -47,6 +51,16 @@ def align(
         begun = fresh(backbone, written(parts.train, task), method, depth, settings.states, settings.task_options)
     branch: Branch = module.align(begun, parts, config, settings, Path(out) if out else None)
     return branch
+
+
+def _watched(goal: str, options: dict[str, str], folder: str) -> dict[str, str]:
+    if "tensorboard" not in {field.name for field in choices.settable(names.goal(goal).Config)}:
+        raise OptionError(
+            f"tensorboard={folder!r}: goal={goal!r} learns from rows, step by step as `tune` does, and writes no events. Leave it out."
+        )
+    if options.get("tensorboard", folder) != folder:
+        raise OptionError(f"tensorboard={folder!r}: the goal names {options['tensorboard']!r}. Name one folder.")
+    return {**options, "tensorboard": folder}
 
 
 def reads(goal: str) -> str:

@@ -29,6 +29,7 @@ class Settings:
     scale_rewards: divided by their deviation over all steps; whiten_advantages: mean 0 and deviation 1 in a step
     missing_end: taken off the reward of an answer that was cut at its longest; value_from: the "states" at the cut, or the "policy"'s last ones
     hacking: at the signs of a gamed reward "stop", "note" them, or "off"
+    tensorboard: for `align`: a folder for event files, which TensorBoard shows while the run goes on
     seed, checkpoint_seconds: for `learn`; `align` takes both from the settings of the run
     reward, label: for `align`, which knows no functions: folders of branches that judge, with + between them and a weight behind a *, as in
     runs/kind+runs/unsafe*-2; and the label that a classifier among them is asked for (none: its last one)
@@ -61,6 +62,7 @@ class Settings:
     checkpoint_seconds: float = field(default=60.0, metadata={"setting": True})
     reward: str = ""
     label: str | None = None
+    tensorboard: str = ""
 
     def __post_init__(self) -> None:
         one_of("value_from", self.value_from, ("states", "policy"))

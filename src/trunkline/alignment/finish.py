@@ -9,7 +9,7 @@ from typing import Any
 
 from trunkline import storage
 from trunkline.alignment.experience import Goal, Learned, Settings
-from trunkline.alignment.history import write
+from trunkline.alignment.history import Events, write
 from trunkline.alignment.online import learn
 from trunkline.alignment.rewards import Part
 from trunkline.branch import Branch, identity, load, savable
@@ -38,13 +38,16 @@ def align(goal: Goal, start: Branch, parts: Split, config: Settings, settings: t
     judges = judges_of(config.reward, config.label, start)
     out = savable(out) if out else None
     folder = out.with_name(f"{out.name}.checkpoints") if out else None
-    told = {name: value for name, value in asdict(config).items() if name != "checkpoint_seconds"}
+    told = {name: value for name, value in asdict(config).items() if name not in ("checkpoint_seconds", "tensorboard")}
     about = {"goal": goal.name, "config": told, "rows": parts.train.fingerprint, "start": identity(start)}
     with ExitStack() as stack:
         kept = stack.enter_context(Checkpoints(folder, about, force=settings.force)) if folder else None
         bar = stack.enter_context(Bar(f"align ({goal.name})", unit="steps"))
 
+        events = stack.enter_context(Events(config.tensorboard))
+
         def show(entry: dict[str, Any]) -> None:
+            events.add(entry)
             bar.to(entry["step"], config.steps, f"reward {entry['reward']:.3g}, KL {entry['kl']:.3g}")
 
         found = learn(start, list(parts.train), judges, goal, config, checkpoints=kept, on_step=show)

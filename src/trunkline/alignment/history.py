@@ -1,7 +1,11 @@
-"""The figures of a run, for programs (history.json) and for people (history.html: curves and samples on one page that needs nothing else)."""
+"""The figures of a run, for programs (history.json) and for people (history.html: curves and samples on one page that needs nothing else); and,
+while it runs, as event files for TensorBoard, where that is installed.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from trunkline import storage
+from trunkline.errors import MissingExtra
 from trunkline.evaluation.charts import Line, curves
 
 _FIGURES = {
@@ -38,6 +43,43 @@ td:first-child, td:last-child { white-space: nowrap } .stop { background: #fdece
 @media (prefers-color-scheme: dark) { body { color: #dde3ea; background: #14181d } .dim { fill: #9aa4b0 } .grid, td, th { stroke: #333b45; border-color: #333b45 }
 .stop { background: #4a2420 } }
 """
+
+
+class Events:
+    """An event file for TensorBoard in a folder: every figure of every step, as it comes. Use as a context; with no folder nothing is written.
+
+    Raises: MissingExtra without the package.
+    """
+
+    def __init__(self, folder: str | Path | None) -> None:
+        self._writer: Any = None
+        if not folder:
+            return
+        if importlib.util.find_spec("tensorboard") is None:
+            raise MissingExtra("tensorboard", "tensorboard", f"Writing events into {folder}")
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._event, self._summary = Event, Summary
+        self._writer = EventFileWriter(str(folder))
+
+    def __enter__(self) -> Events:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """The figures of a step, those of each judge as parts/NAME. On disk when this returns."""
+        if self._writer is None:
+            return
+        told = {name: entry[name] for name in (*_FIGURES, "told") if entry.get(name) is not None}
+        told |= {f"parts/{name}": value for name, value in entry.get("parts", {}).items()}
+        values = [self._summary.Value(tag=name, simple_value=float(value)) for name, value in told.items()]
+        self._writer.add_event(self._event(wall_time=time.time(), step=entry["step"], summary=self._summary(value=values)))
+        self._writer.flush()
 
 
 def write(history: Sequence[dict[str, Any]], stopped: str | None, folder: Path) -> Path:

@@ -24,6 +24,7 @@ from torch.nn import functional
 from trunkline.alignment import finish
 from trunkline.alignment.estimators import leave_one_out
 from trunkline.alignment.experience import Experience, Goal, Learned, Settings
+from trunkline.alignment.history import Events
 from trunkline.alignment.online import Loop
 from trunkline.alignment.rewards import Part
 from trunkline.alignment.rollout import Rollouts, roll_out
@@ -257,4 +258,6 @@ def _ask(loop: Loop, number: int) -> Rollouts:
 def align(start: Branch, parts: Split, config: Config, settings: training.Settings, out: Path | None = None) -> Branch:
     """The policy's branch with its history, from rows alone: people's answers (adversarial), or answers with what was said of them."""
     out, config = savable(out) if out else None, finish.settled(GOAL.name, config, settings)
-    return finish.finished(GOAL, learn(start, list(parts.train), config), parts, config, out)
+    with Events(config.tensorboard) as events:
+        found = learn(start, list(parts.train), config, on_round=events.add)
+    return finish.finished(GOAL, found, parts, config, out)

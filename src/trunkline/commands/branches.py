@@ -189,6 +189,7 @@ def demo(language: str, out: str | None) -> None:
 @click.option("--out", help="folder for the branch; also where a stopped run goes on from")
 @click.option("--validation-file", help="rows to choose by, instead of a share of FILE")
 @click.option("--test-file", help="rows to measure on, instead of a share of FILE")
+@click.option("--tensorboard", help="folder for event files of goals on rewards, while the run goes on (docs/ppo.md)")
 @click.option("--json", "as_json", is_flag=True, help="print the report as JSON")
 @reading
 @flags_of
@@ -197,7 +198,7 @@ def align(file: str, goal: str, as_json: bool, **told: Any) -> None:
     module = import_module("trunkline.alignment.align")
     told, settings = chosen({**told, "task": None}, None)
     data = parts_of(file, module.reads(goal), told, settings)
-    asked = {k: told[k] for k in ("start", "model", "method", "out") if told[k]}
+    asked = {k: told[k] for k in ("start", "model", "method", "out", "tensorboard") if told[k]}
     asked |= {} if told["depth"] is None else {"depth": depth_of(told["depth"])}
     show(module.align(data, goal, settings=settings, **asked).report, as_json)
     if told["out"]:
