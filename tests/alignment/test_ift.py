@@ -104,6 +104,16 @@ def test_rows_that_say_nothing_are_refused(tiny_folder):
     assert [entry["told"] for entry in found.history] == [None] * 3
 
 
+def test_a_run_that_ends_before_its_first_step_is_reported_too(tiny_folder, tmp_path):
+    """psi cannot tell the policy's own answers from the policy's: with a patience of one round nothing is ever learned."""
+    rows = Rows(tuple({**row, "label": "refund"} for row in PROMPTS), "generate")
+    config = ift.Config(**{**IFT, "mode": "adversarial", "patience": 1, "margin": 0.5, "psi_steps": 1, "answers": 8, "asked": 8})
+    policy = ift.align(start(tiny_folder("gpt2")), split(rows, validation=0.0, test=0.2), config, Settings(), tmp_path / "out")
+    assert policy.report.data["notes"][0] == "ift: no step was taken"
+    assert "took the policy's answers for people's" in policy.report.data["notes"][1]
+    assert (tmp_path / "out.history/history.html").is_file()
+
+
 def test_align_takes_the_seed_of_the_settings(tiny_folder, monkeypatch):
     class Stop(Exception):
         pass

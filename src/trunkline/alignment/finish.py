@@ -100,9 +100,13 @@ def judges_of(told: str, label: str | None, start: Branch) -> dict[str, Part]:
 
 def _report(goal: Goal, found: Learned, parts: Split, config: Settings) -> Report:
     """What the branch says of itself; the figures of each step are in the history."""
+    data: dict[str, Any] = {"source": parts.train.source, "rows": {"train": len(parts.train)}}
+    if not found.history:  # a rule of IFT may end it before the first step
+        data["notes"] = [f"{goal.name}: no step was taken"] + ([found.stopped] if found.stopped else [])
+        return Report(found.policy.task, data=data, settings=asdict(config), seeds=[config.seed])
     first, last = found.history[0], found.history[-1]
     notes = [f"{goal.name}: reward {first['reward']:.3g} -> {last['reward']:.3g}, KL {last['kl']:.3g} nats an answer, "
              f"entropy {first['entropy']:.3g} -> {last['entropy']:.3g}, {last['length']:.3g} tokens an answer, after {last['step']} updates"]  # fmt: skip
     samples = [{"text": one["prompt"], "label": "", "before": "", "predicted": one["answer"]} for one in last["samples"]]
-    data = {"source": parts.train.source, "rows": {"train": len(parts.train)}, "notes": notes + ([found.stopped] if found.stopped else [])}
+    data["notes"] = notes + ([found.stopped] if found.stopped else [])
     return Report(found.policy.task, data=data, samples=samples, settings=asdict(config), seeds=[config.seed])
