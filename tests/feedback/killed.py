@@ -6,6 +6,7 @@ They are forked, so all of this runs in a process that has one thread only.
 import os
 import random
 import signal
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -75,6 +76,26 @@ def write_together(folder: Path, *, writers: int, each: int) -> list[float]:
     if sorted(found) != sorted(f"{number}-{at}" for number in range(writers) for at in range(each)):
         raise RuntimeError(f"{len(found)} entries are there")
     return [float(line) for file in folder.glob("seconds-*") for line in file.read_text().splitlines()]
+
+
+def write_in_threads(folder: Path, *, writers: int, each: int) -> list[float]:
+    """So many threads of this process at once, as in a server, each keeping so many entries. Gives the seconds that each entry took."""
+    store, spent = FeedbackStore(folder / "threads.db"), list[float]()
+
+    def write_some(number: int) -> None:
+        for at in range(each):
+            began = time.perf_counter()
+            store.add({**ENTRY, "comment": f"{number}-{at}"}, who=f"writer {number}")
+            spent.append(time.perf_counter() - began)
+
+    threads = [threading.Thread(target=write_some, args=(number,)) for number in range(writers)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    found = store.verify().entries
+    store.close()
+    if found != writers * each:
+        raise RuntimeError(f"{found} entries are there")
+    return spent
 
 
 def start(place: Path, folder: Path, number: int) -> int:

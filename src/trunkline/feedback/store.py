@@ -19,6 +19,7 @@ from trunkline.errors import FeedbackConflictError, FeedbackDamagedError, Feedba
 from trunkline.feedback.database import LOCK_SECONDS, Database
 from trunkline.feedback.entry import Record, chain_hash, checked, content_hash, to_bytes
 from trunkline.feedback.schema import contents, events, meta, migrate
+from trunkline.feedback.together import Together
 
 from sqlalchemy import Connection, delete, or_, select, update  # isort: skip  (behind ours: database.py says which extra is missing)
 
@@ -48,6 +49,7 @@ class FeedbackStore:
 
     def __init__(self, place: str | Path) -> None:
         self._database = Database(place)
+        self._together = Together(lambda: self._database.writing())  # looked up each time: a damaged store gets another one
         self.damage: str | None = None
         try:
             self._open()
@@ -63,12 +65,12 @@ class FeedbackStore:
         Raises: DataError for an entry that is refused; FeedbackConflictError where the key was used for another entry; FeedbackFullError,
         FeedbackDamagedError, FeedbackError where it could not be kept.
         """
-        return self.add_all([(entry, idempotency_key)], who=who)[0]
+        made = _checked(entry, who)
+        return self._together.run(lambda connection: self._add(connection, made, who, idempotency_key))
 
     def add_all(self, entries: Sequence[tuple[Mapping[str, Any], str | None]], *, who: str) -> list[str]:
         """Keep entries with their keys, all or none, as `add` does one."""
-        made = [(checked(entry), key) for entry, key in entries]
-        checked({"branch": who, "row": {"text": ""}, "comment": ""})  # the same rules for who as for other names
+        made = [(_checked(entry, who), key) for entry, key in entries]
         with self._database.writing() as connection:
             return [self._add(connection, entry, who, key) for entry, key in made]
 
@@ -319,6 +321,12 @@ class FeedbackStore:
 
     def _changed(self, what: str) -> FeedbackDamagedError:
         return FeedbackDamagedError(f"{self}: {what}: it is damaged, or somebody changed it. Keep a copy of it, and restore a backup.")
+
+
+def _checked(entry: Mapping[str, Any], who: str) -> dict[str, Any]:
+    """The entry as it is kept. Raises: DataError."""
+    checked({"branch": who, "row": {"text": ""}, "comment": ""})  # the same rules for who as for other names
+    return checked(entry)
 
 
 def _pages(connection: Connection) -> Iterator[Any]:
