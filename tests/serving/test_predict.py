@@ -181,6 +181,12 @@ def test_openapi_shows_every_route_with_an_example(client):
     assert {"/v1/batch", "/v1/feedback", "/v1/branches/{name}/canary", "/livez", "/metrics"} <= set(found["paths"])
 
 
+def test_the_example_has_the_fields_of_an_answer(client):
+    paths = client("GET", "/openapi.json")[2]["paths"]
+    example = paths["/v1/predict"]["post"]["responses"]["200"]["content"]["application/json"]["example"]
+    assert set(example["answers"][0]["intent"]) == set(client.predict("refund")[2]["answers"][0]["intent"])
+
+
 def test_all_texts_of_a_row_count_as_tokens():
     """Before they are taken apart: what waits is bounded by tokens, and a history is most of the row that has one."""
     text = "order " * 10

@@ -31,7 +31,17 @@ STATUS = {
     "internal": 500,
 }
 _EXAMPLE = {
-    "answers": [{"intent": {"label": "card_arrival", "labels": [{"label": "card_arrival", "probability": 0.93}], "probability": 0.93}}],
+    "answers": [
+        {
+            "intent": {
+                "label": "card_arrival",
+                "labels": [{"label": "card_arrival", "probability": 0.93}],
+                "probability": 0.93,
+                "out_of_scope": False,
+                "distance": 0.52,
+            }
+        }
+    ],
     "versions": {"intent": "0f3c61d2a9be"},
     "tokens": 9,
 }
