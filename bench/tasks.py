@@ -2,6 +2,7 @@
 
     python bench/tasks.py                      # all sets
     python bench/tasks.py cluener xquad-en     # some
+    python bench/tasks.py xquad-rank --alone --depth 1 --epochs 2    # ours, with nothing beside it but what a branch has to beat
     python bench/tasks.py snips --crf --rows 1000 --depth 2 --epochs 4 --seeds 3 --test 300    # of a tag set: what the option crf brings
 
 Both are this package's own loop, with the same rows, epochs and batches, one after the other in one process: "ours" tunes the layers
@@ -107,11 +108,12 @@ def main() -> None:
     parser.add_argument("--depth", type=int, help="of ours, instead of that in this file")
     parser.add_argument("--seeds", type=int, default=1, help="tune so many times with other seeds  [default: 1]")
     parser.add_argument("--crf", action="store_true", help="beside ours not LoRA but ours with a CRF (tag sets only)")
+    parser.add_argument("--alone", action="store_true", help="ours, and neither LoRA nor a CRF beside it")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("bench/out"))
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    other = CRF if asked.crf else WHOLE
+    other = None if asked.alone else CRF if asked.crf else WHOLE
     for name in asked.sets or SETS:
         one = SETS[name]
         parts = _limited(drop_leaks(one.load()), asked.rows or one.rows, asked.test)
@@ -121,7 +123,7 @@ def main() -> None:
         )
         if asked.crf and parts.train.task != "tag":
             parser.error(f"--crf is an option of the task tag, and {name} is {parts.train.task}")
-        found = {how: _tuned(parts, one, how, asked) for how in (OURS, other)}
+        found = {how: _tuned(parts, one, how, asked) for how in (OURS, other) if how}
         _show(name, found, other)
         made = {how: {"seconds": seconds, "report": json.loads(report.to_json())} for how, (report, seconds) in found.items()}
         (asked.out / f"task-{name}{'-crf' if asked.crf else ''}.json").write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
@@ -162,7 +164,7 @@ def _fresh_cache() -> Iterator[None]:
             os.environ.pop("TRUNKLINE_CACHE") if before is None else os.environ.update(TRUNKLINE_CACHE=before)
 
 
-def _show(name: str, found: dict[str, tuple[Any, float]], other: str) -> None:
+def _show(name: str, found: dict[str, tuple[Any, float]], other: str | None) -> None:
     reports = {how: report for how, (report, _) in found.items()}
     first = reports[OURS]
     for metric in first.results[-1]["metrics"]:
@@ -173,10 +175,15 @@ def _show(name: str, found: dict[str, tuple[Any, float]], other: str) -> None:
         by_seed = {how: report.results[-1]["seeds"][metric] for how, report in reports.items()}
         cells = [f"{how} {', '.join(number(metric, value) for value in values)}" for how, values in by_seed.items()]
         print(f"{name:10} {'by seed':>18}: {metric}: {'   '.join(cells)}", flush=True)
-    ours, theirs = (found[how][1] for how in (OURS, other))
-    spent = first.cost["seconds"]
-    print(f"{name:10} {'seconds':>18}: ours {ours:.0f} (encode {spent['encode']:.0f}, tune {spent['tune']:.0f}), {other} {theirs:.0f}: "
-          f"{theirs / ours:.1f} times; tune alone {reports[other].cost['seconds']['tune'] / spent['tune']:.1f} times", flush=True)  # fmt: skip
+    for one in first.comparisons:
+        told = f"{one['difference']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f}): {one['verdict']}"
+        print(f"{name:10} {'ours minus ' + one['before']:>18}: {one['metric']} {told}", flush=True)
+    spent, ours = first.cost["seconds"], found[OURS][1]
+    against = ""
+    if other:
+        theirs, tune_alone = found[other][1], reports[other].cost["seconds"]["tune"] / spent["tune"]
+        against = f", {other} {theirs:.0f}: {theirs / ours:.1f} times; tune alone {tune_alone:.1f} times"
+    print(f"{name:10} {'seconds':>18}: ours {ours:.0f} (encode {spent['encode']:.0f}, tune {spent['tune']:.0f}){against}", flush=True)
 
 
 if __name__ == "__main__":
