@@ -10,7 +10,8 @@ import pytest
 from tests import tiny
 from trunkline.errors import DataError, OptionError
 from trunkline.serving.client import Client, ServerError
-from trunkline.serving.deployments import inside, version_of
+from trunkline.serving.compute.pool import version_of
+from trunkline.serving.deployments import inside
 
 TEXTS = tiny.TEXTS
 

@@ -14,6 +14,7 @@ from tests.serving.samples import asked, branch, together
 from trunkline.errors import ArtefactError, OptionError
 from trunkline.model.backbone import load_backbone
 from trunkline.serving.compute.engine import Engine
+from trunkline.serving.compute.pool import version_of
 from trunkline.serving.compute.queue import Ask
 from trunkline.serving.compute.wire import packed, receive
 from trunkline.serving.compute.worker import Worker
@@ -262,3 +263,15 @@ def test_removing_forgets_the_backbone(engine, kinds):
     engine.remove("one")
     assert engine.taps == {}
     assert asked(engine, TEXTS, ["one"])["error"] == "gone"
+
+
+def test_a_folder_that_was_changed_is_not_served_as_the_version_it_was(engine, kinds, tmp_path, tiny_folder):
+    """As when a worker is started again and loads what the server was given hours ago."""
+    kinds["head"].save(tmp_path / "branch")
+    version = version_of(tmp_path / "branch")
+    assert engine.load(version, tmp_path / "branch", str(tiny_folder("bert")))["version"] == version
+    kinds["head2"].save(tmp_path / "other")
+    (tmp_path / "branch").rename(tmp_path / "gone")
+    (tmp_path / "other").rename(tmp_path / "branch")
+    with pytest.raises(ArtefactError, match="was changed since version"):
+        engine.load(version, tmp_path / "branch", str(tiny_folder("bert")))

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trunkline import storage
-from trunkline.errors import ArtefactError, OptionError, unknown
-from trunkline.serving.compute.pool import Compute, Version
+from trunkline.errors import OptionError, unknown
+from trunkline.serving.compute.pool import Compute, Version, version_of
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -160,15 +159,6 @@ class Deployments:
                 del self.about[version]
                 del self._used[version]
                 await self.compute.remove(version)
-
-
-def version_of(folder: Path) -> str:
-    """Names the content of a saved branch: 12 hexadecimal characters of its manifest's SHA-256. Raises: ArtefactError."""
-    storage.read_manifest(folder, "branch")
-    try:
-        return storage.sha256_file(folder / storage.MANIFEST)[:12]
-    except OSError as error:
-        raise ArtefactError(f"{folder}: could not be read ({error.strerror}).") from error
 
 
 def inside(root: str | None, folder: str) -> Path:

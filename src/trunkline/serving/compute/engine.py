@@ -27,6 +27,7 @@ from trunkline.serving.compute import said
 from trunkline.serving.compute.batch import Loaded, Unanswerable, Work, answer, probe_logits
 from trunkline.serving.compute.cache import StatesCache
 from trunkline.serving.compute.load import Shelf, pick
+from trunkline.serving.compute.pool import version_of
 from trunkline.serving.compute.queue import Ask, FairQueue
 from trunkline.serving.compute.taps import Taps
 from trunkline.serving.compute.upper import Stack, stackable
@@ -52,8 +53,11 @@ class Engine:
             thread.start()
 
     def load(self, version: str, folder: Path, model: str | None = None) -> dict[str, Any]:
-        """Serve the branch in a folder. Raises: as `add`; ArtefactError, ModelError where it cannot be loaded."""
-        return self.add(version, self.shelf.load(folder, model), bounds.of(folder))
+        """Serve the branch in a folder. Raises: as `add`; ArtefactError, ModelError where it cannot be loaded, or is not that version any more."""
+        branch, within = self.shelf.load(folder, model), bounds.of(folder)
+        if version_of(folder) != version:  # a worker that is started again would serve other answers under the same version
+            raise ArtefactError(f"{folder}: was changed since version {version} of it was added. Put its files back, or add it again.")
+        return self.add(version, branch, within)
 
     def add(self, version: str, branch: Branch, within: Bounds | None = None) -> dict[str, Any]:
         """Serve a branch under the name of its version; what is said of it. Requests in the meantime are answered by the others.

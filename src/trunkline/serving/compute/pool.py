@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import psutil
 
+from trunkline import storage
 from trunkline.errors import ArtefactError
 from trunkline.serving.compute.wire import packed, receive_from
 from trunkline.serving.settings import ServeSettings
@@ -35,6 +36,15 @@ class Version:
     id: str
     folder: Path
     model: str | None = None
+
+
+def version_of(folder: Path) -> str:
+    """Names the content of a saved branch: 12 hexadecimal characters of its manifest's SHA-256. Raises: ArtefactError."""
+    storage.read_manifest(folder, "branch")
+    try:
+        return storage.sha256_file(folder / storage.MANIFEST)[:12]
+    except OSError as error:
+        raise ArtefactError(f"{folder}: could not be read ({error.strerror}).") from error
 
 
 class Compute(Protocol):
