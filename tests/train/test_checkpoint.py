@@ -167,14 +167,14 @@ def test_a_checkpoint_with_a_file_too_many_or_too_few_is_not_used(change, two):
 @pytest.mark.parametrize("name", ["weights.safetensors", "state.json", storage.MANIFEST])
 def test_a_checkpoint_that_cannot_be_read_is_passed_over(name, two, monkeypatch):
     """EIO from the disk, at one of the files."""
-    plain = Path.read_bytes
+    plain = Path.open
 
-    def fail(path):
+    def fail(path, *how, **more):
         if path == two.folder / "step-00000002" / name:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return plain(path)
+        return plain(path, *how, **more)
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
+    monkeypatch.setattr(Path, "open", fail)
     with pytest.warns(UserWarning, match="Input/output error"):
         assert content(two) == (1, 1)
 

@@ -6,6 +6,7 @@ the certificate set. It may not build anything (`--only-binary`), so no code of 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import secrets
@@ -129,9 +130,8 @@ def _watch(process: subprocess.Popen[bytes], scratch: Path, name: str, total: in
 def _size(folder: Path) -> int:
     """Bytes of all files below, as far as they are still there: pip moves them about meanwhile."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:
-            continue
+    for parent, _, names in os.walk(folder):  # unlike rglob it passes over a folder that went away between being seen and being read
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += (Path(parent) / name).stat().st_size
     return total
