@@ -94,6 +94,7 @@ steps:
     assert value != 0.5
 
 
+@pytest.mark.wide
 def test_a_killed_run_goes_on_at_its_step(folder):
     path = folder / "recipe.yaml"
     lines = path.read_text().splitlines(keepends=True)

@@ -33,6 +33,7 @@ def crashes(tmp_path_factory):
     return json.loads(done.stdout)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("kind", "least"), [("checkpoints", 60), ("checkpoints, no exchange", 30)])
 def test_a_save_that_is_killed_at_any_point_leaves_the_old_or_the_new_checkpoint(kind, least, crashes):
     found = crashes[kind]
@@ -41,6 +42,7 @@ def test_a_save_that_is_killed_at_any_point_leaves_the_old_or_the_new_checkpoint
     assert found["ended"] == found["kills"], "and the next run goes on and cleans up"
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("kind", ["branch", "branch, no exchange"])
 def test_a_branch_saved_over_another_and_killed_at_any_point_is_the_old_or_the_new_one(kind, crashes):
     found = crashes[kind]
@@ -49,6 +51,7 @@ def test_a_branch_saved_over_another_and_killed_at_any_point_is_the_old_or_the_n
     assert found["seen"] == ["new", "old"]
 
 
+@pytest.mark.wide
 def test_a_folder_in_use_is_refused_and_that_of_a_dead_process_is_not(crashes):
     assert crashes["locks"] == {"refused": 100, "recovered": True}
 

@@ -33,6 +33,7 @@ def kill(count, seed):
     return json.loads(done.stdout)
 
 
+@pytest.mark.wide
 def test_runs_that_were_killed_end_bit_for_bit_as_those_that_were_not():
     found = kill(10, seed=0)
     assert found["kills"] == 10
@@ -140,6 +141,7 @@ def test_ctrl_c_in_a_run_from_python_leaves_a_checkpoint_that_goes_on_bit_for_bi
     assert not (place / "python.checkpoints").exists()
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("number", "code"), [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGINT, 130)])
 def test_a_command_that_is_stopped_leaves_a_checkpoint_that_goes_on_bit_for_bit(number, code, run, clean, place, tiny_folder):
     out = place / f"stopped{code}"
