@@ -142,7 +142,10 @@ def test_the_verb(cache: Path, tiny_folder, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt install chromium)")
-def test_two_people_in_a_browser(server: Server, session: Session) -> None:
+def test_two_people_in_a_browser(server: Server, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the counts come late: what is pressed meanwhile is meant for the row that is shown."""
+    plain = session.state
+    monkeypatch.setattr(session, "state", lambda: (time.sleep(0.3), plain())[1])
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

@@ -14,10 +14,11 @@
     if (!answer.ok) throw new Error(value.error);
     return value;
   }
+  function failed(error) { find("error").textContent = error.message; find("error").hidden = false; }
   async function guarded(work) {
     if (busy) return;
     busy = true;
-    try { await work(); find("error").hidden = true; } catch (error) { find("error").textContent = error.message; find("error").hidden = false; } finally { busy = false; }
+    try { await work(); find("error").hidden = true; } catch (error) { failed(error); } finally { busy = false; }
   }
 
   function listed() {
@@ -47,7 +48,7 @@
       find("text").textContent = current.text; find("text_b").textContent = current.text_b; type.value = "";
       show(); type.focus();
     }
-    await state();
+    state().catch(failed); // not waited for: a key that is pressed now is meant for the row that is shown
   }
   async function say(label) { const row = current.row; await ask("/label", { row, by: by.value.trim(), label }); await next(); }
   async function state() {
