@@ -131,7 +131,7 @@ def bytes_of(backbone):
     return {name: p.detach().numpy().tobytes() for name, p in backbone.model.named_parameters()}
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=[name if name != "t5" else pytest.param(name, marks=pytest.mark.wide) for name in FAMILIES])
 def family(request):
     return request.param
 

@@ -2,7 +2,9 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
@@ -86,3 +88,12 @@ def save(model_type: str, folder: Path, words: PreTrainedTokenizerFast | None = 
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
+
+
+QUICK = ("bert", "deberta-v2", "gpt2", "llama", "modernbert", "t5", "xlm-roberta")
+"""The families of the quick tests; the others are among the wide ones."""
+
+
+def families() -> list[Any]:
+    """Every family as a parameter of a fixture."""
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.wide) for name in sorted(SIZES)]

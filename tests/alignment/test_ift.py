@@ -60,7 +60,8 @@ def test_cooperative_rounds_without_gain_end_it(tiny_folder):
     assert found.history[-1]["round"] == 1
 
 
-@pytest.mark.parametrize("family", ["gpt2", pytest.param("t5", marks=pytest.mark.wide)])
+@pytest.mark.wide
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
 def test_adversarial_psi_tells_the_start_from_people_and_the_policy_becomes_like_them(family, tiny_folder):
     rows = [{**row, "label": " ".join([WORD] * 3)} for row in PROMPTS] * 8
     branch = start(tiny_folder(family), task="seq2seq" if family == "t5" else "generate")

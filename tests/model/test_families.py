@@ -34,7 +34,7 @@ def _whole(stack, ids, mask, types=None):
         return stack(**given).last_hidden_state
 
 
-@pytest.fixture(params=sorted(FAMILIES))
+@pytest.fixture(params=tiny.families())
 def backbone(request, tiny_folder):
     return load_backbone(tiny_folder(request.param))
 

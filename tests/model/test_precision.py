@@ -12,7 +12,6 @@ from trunkline.errors import OptionError
 from trunkline.model import precision
 from trunkline.model.backbone import load_backbone
 from trunkline.model.batches import pad
-from trunkline.model.families import FAMILIES
 from trunkline.model.precision import PRECISIONS, Bfloat16Linear, Int8Linear, each_length, lower
 
 COSINE = {"bfloat16": 0.998, "int8": 0.99}
@@ -36,7 +35,7 @@ def of_integers(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     return (found + (0 if layer.bias is None else layer.bias.double())).view(*x.shape[:-1], -1)
 
 
-@pytest.fixture(params=sorted(FAMILIES))
+@pytest.fixture(params=tiny.families())
 def folder(request, tiny_folder):
     return tiny_folder(request.param)
 
