@@ -68,9 +68,9 @@ def bound(folder: str | Path, rows: Rows, *, false_alarms: float = 0.05, model: 
 
 def of(folder: Path) -> Bounds | None:
     """The bounds in a branch's folder, or None. Raises: ArtefactError where they cannot be read."""
+    if FILE not in storage.read_manifest(folder, KIND)["files"]:
+        return None  # without reading all of the branch for nothing: a whole model is hundreds of MB
     files, _ = storage.read_folder(folder, KIND)
-    if FILE not in files:
-        return None
     try:
         kept = safetensors.numpy.load(files[FILE])
         return Bounds(kept["means"].astype(np.float64), kept["whitener"].astype(np.float64), float(kept["threshold"][0]))
