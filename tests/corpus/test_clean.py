@@ -86,6 +86,7 @@ def test_samples_say_what_was_dropped_and_for_what(tmp_path: Path) -> None:
     assert {(s["file"], s["place"]) for s in samples if s["reason"] == "rule:no_filler"} == {(str(paths[0]), 345)}
 
 
+@pytest.mark.wide
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_CHUNK_DOCUMENTS", 40)
     paths, _ = corpus(tmp_path)

@@ -86,7 +86,7 @@ def test_methods_touch_what_is_above_the_cut_and_nothing_else(backbone, depth):
     assert not network.below.decoder.training
 
 
-@pytest.mark.parametrize("depth", [2, 4, ALL])
+@pytest.mark.parametrize("depth", [4, *(pytest.param(depth, marks=pytest.mark.wide) for depth in (2, ALL))])
 def test_it_says_what_it_learned_and_says_it_again_when_loaded(depth, backbone, folder, tmp_path):
     spec = TaskSpec(max_tokens=64, max_new_tokens=12)
     branch = Branch.new(backbone, spec, "full", full.Config(), depth)
