@@ -160,6 +160,13 @@ def test_evaluate(type_in, branch, data) -> None:
     assert found["data"]["rows"] == {"test": 60}
 
 
+def test_evaluate_says_when_the_rows_were_learned_from(type_in, branch, data, home) -> None:
+    told = "is what this branch was tuned on"
+    assert told in type_in("evaluate", branch, data, "--label", "team", "--text", "message").err
+    other = write(home / "later.csv", ["message", "team"], [("refund it", "refund"), ("where is it", "delivery")])
+    assert told not in type_in("evaluate", branch, other, "--label", "team", "--text", "message").err
+
+
 def test_evaluate_refuses_a_label_that_training_did_not_have(type_in, branch, home) -> None:
     said = type_in("evaluate", branch, write(home / "new.csv", ["text", "label"], [("refund it", "refund"), ("who", "delivry")]))
     assert said.code == 1

@@ -123,7 +123,10 @@ def predict(folder: str, texts: tuple[str, ...], file: str | None, out: str | No
 def evaluate(folder: str, file: str, model: str | None, as_json: bool, **told: Any) -> None:
     """Measure the branch in FOLDER on the labelled rows of FILE, with 95% intervals."""
     branch = import_module("trunkline.branch").load(folder, model=model)
-    found = import_module("trunkline.evaluation.evaluate").evaluate(branch, read(file, branch.task, told))
+    rows = read(file, branch.task, told)
+    found = import_module("trunkline.evaluation.evaluate").evaluate(branch, rows)
+    for note in found.data["notes"][len(rows.notes) :]:  # those of the rows were said when they were read
+        click.echo(f"note: {note}", err=True)
     show(found, as_json)
 
 

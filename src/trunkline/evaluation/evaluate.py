@@ -36,7 +36,7 @@ def evaluate(branch: Branch, rows: Rows) -> Report:
         found |= bootstrap(of_texts, references, texts)
         shown["samples"] = samples([rows[i] for i in at], references, texts)
     seconds = time.perf_counter() - started
-    notes = [*rows.notes, *remarks(branch.spec, items)]
+    notes = [*rows.notes, *remarks(branch.spec, items), *_learned_from(branch, rows)]
     return Report(
         task=branch.task,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -45,3 +45,10 @@ def evaluate(branch: Branch, rows: Rows) -> Report:
         results=[{"name": "tuned", "metrics": found, "seconds": seconds}],
         **shown,
     )
+
+
+def _learned_from(branch: Branch, rows: Rows) -> list[str]:
+    """What is to be said where the rows are those that the branch was tuned on."""
+    if branch.report is None or branch.report.data.get("source") != rows.source:
+        return []
+    return [f"{rows.source}: is what this branch was tuned on, so it knows most of these rows. Measure on rows that it never saw."]

@@ -264,7 +264,8 @@ def _cost_line(report: Report) -> list[str]:
     stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in spent.items())
     peak = report.cost.get("peak_memory_bytes")
     memory = f"; peak memory {peak / 2**20:,.0f} MiB" if peak else ""
-    return [f"On {machine.get('device')} ({machine.get('processor')}, {machine.get('threads')} threads): {stages}{memory}."]
+    threads = machine.get("threads")
+    return [f"On {machine.get('device')} ({machine.get('processor')}, {threads} thread{'' if threads == 1 else 's'}): {stages}{memory}."]
 
 
 def _plain(value: Any, where: str) -> Any:
