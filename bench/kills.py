@@ -33,12 +33,14 @@ import torch
 from tests import tiny
 from trunkline.data.read import read
 from trunkline.train.settings import Settings
+from trunkline.train.together import tune_together
 from trunkline.train.tune import tune
 
 MODES = {
     "classify full": ("classify", "full", 1),
     "regress lora": ("regress", "lora:rank=2", 2),
     "classify all": ("classify", "full", "all"),
+    "together": ("classify", "full", 1),
 }
 KILLS_A_RUN = 6
 """At most: then a run is left alone, so that each comes to its end."""
@@ -78,6 +80,10 @@ def job(folder: Path, mode: str, name: str) -> None:
     warnings.filterwarnings("error", category=UserWarning, module="trunkline")
     settings = Settings(epochs=4, batch_size=4, checkpoint_seconds=0, threads=1, patience=None, evaluate_every=5, dropout=0.1)
     rows = read(folder / f"{task}.csv", task, text="text", label="label")
+    if mode == "together":
+        second = read(folder / "regress.csv", "regress", text="text", label="label")
+        tune_together({"first": rows, "second": second}, folder / "model", method=method, depth=depth, settings=settings, out=folder / name)
+        return
     tune(rows, folder / "model", method=method, depth=depth, settings=settings, out=folder / name)
 
 
@@ -120,21 +126,24 @@ def killed_after(pause: float, folder: Path, mode: str, name: str) -> bool:
 
 def stage(folder: Path, name: str) -> str:
     """How far a killed run had come."""
-    steps = sorted(path.name for path in folder.glob(f"{name}.checkpoints/seed-0/step-*"))
-    if (folder / name / "manifest.json").exists():
+    kept = next((path for path in (folder / f"{name}.checkpoints", folder / name / "together.checkpoints") if path.exists()), folder)
+    steps = sorted(kept.glob("seed-0/step-*"))
+    if (folder / name / "manifest.json").exists() or (folder / name / "first/manifest.json").exists():
         return "after the branch was saved"
     if not steps:
         return "before the first checkpoint"
-    state = json.loads((folder / f"{name}.checkpoints/seed-0" / steps[-1] / "state.json").read_text(encoding="utf-8"))
+    state = json.loads((steps[-1] / "state.json").read_text(encoding="utf-8"))
     return "between the last step and the saved branch" if state["progress"]["done"] else "in training"
 
 
-def result(folder: Path) -> tuple[bytes, list]:
-    """What must be the same: the weights, and the history but for its seconds."""
-    history = json.loads((folder / "report.json").read_text(encoding="utf-8"))["history"]
-    return (folder / "branch.safetensors").read_bytes(), [
-        {k: v for k, v in entry.items() if k != "seconds"} for run in history for entry in run
-    ]
+def result(folder: Path) -> list[tuple[bytes, list]]:
+    """What must be the same of each branch: the weights, and the history but for its seconds."""
+    found = []
+    for report in sorted(folder.rglob("report.json")):
+        history = json.loads(report.read_text(encoding="utf-8"))["history"]
+        told = [{k: v for k, v in entry.items() if k != "seconds"} for run in history for entry in run]
+        found.append((report.with_name("branch.safetensors").read_bytes(), told))
+    return found
 
 
 def strays(folder: Path) -> list[str]:

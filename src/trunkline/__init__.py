@@ -26,6 +26,7 @@ _PLACES = {
     "clean": "trunkline.corpus.clean",
     "CleanSettings": "trunkline.corpus.settings",
     "tune": "trunkline.train.tune",
+    "tune_together": "trunkline.train.together",
     "compare": "trunkline.train.compare",
     "prompt": "trunkline.prompting.prompt",
     "align": "trunkline.alignment.align",

@@ -145,6 +145,7 @@ class Batch:
     owner: (S,) int64, which item of the batch each sequence belongs to
     spec: the TaskSpec of the task at hand; targets: a tensor with first axis B, or None when predicting
     abouts: what `decode` needs to speak of each item's text, as its task made it
+    part: which of several heads reads it, where tasks share the layers below (train/together.py)
     """
 
     hidden: torch.Tensor | None
@@ -155,6 +156,7 @@ class Batch:
     types: torch.Tensor | None = None
     targets: Any = None
     abouts: Sequence[Any] = ()
+    part: int = 0
 
     def to(self, device: torch.device) -> Batch:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}

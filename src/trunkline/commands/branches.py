@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from trunkline import choices, names
-from trunkline.commands.shared import ANY_MODEL, chosen, commands, depth_of, flags_of, listed, parts_of, read, reading, show
+from trunkline.commands.shared import ANY_MODEL, chosen, commands, depth_of, files_with, flags_of, listed, parts_of, read, reading, show
 from trunkline.errors import OptionError
 from trunkline.prompting.settings import CALIBRATIONS, PICKS, PromptSettings
 from trunkline.train.settings import MODELS, Settings
@@ -30,6 +30,11 @@ from trunkline.train.settings import MODELS, Settings
 @click.option("--start", help="folder of a branch to go on from, with its model, labels, method and depth")
 @click.option("--before", help="a file like FILE that the start was tuned on, so that it is not forgotten (docs/tune.md)")
 @click.option("--out", help="folder for the branch; also where a stopped run goes on from")
+@click.option(
+    "--with", "others", multiple=True, help="another file that shares the tuned layers, as in reviews.csv:label=stars (docs/tune.md)"
+)
+@click.option("--sampling", help="how often each of several files comes up: root or rows  [default: root]")
+@click.option("--alone", is_flag=True, help="tune each of several files by itself too, and put that beside")
 @click.option("--validation-file", help="rows to choose by, instead of a share of FILE")
 @click.option("--test-file", help="rows to measure on, instead of a share of FILE")
 @click.option("--drop-leaks", is_flag=True, help="take rows out of train whose text stands in validation or test too")
@@ -37,9 +42,14 @@ from trunkline.train.settings import MODELS, Settings
 @click.option("--json", "as_json", is_flag=True, help="print the report as JSON")
 @reading
 @flags_of
-def tune(file: str, config: str | None, as_json: bool, **told: Any) -> None:
+def tune(file: str, config: str | None, as_json: bool, others: tuple[str, ...], **told: Any) -> None:
     """Tune a branch on FILE (CSV, TSV, JSON, JSON Lines, Parquet): split, check, encode, train, measure, report."""
     told, settings = chosen(told, config)
+    if others:
+        _together(file, others, told, settings, as_json)
+        return
+    if told["sampling"] or told["alone"]:
+        raise OptionError("--sampling and --alone are for several files: name the others by --with FILE:label=COLUMN.")
     data = parts_of(file, told["task"], told, settings)
     asked = {k: told[k] for k in ("model", "method", "out", "start") if told[k]} | (
         {} if told["depth"] is None else {"depth": depth_of(told["depth"])}
@@ -66,6 +76,32 @@ def _compare(data: Any, settings: Settings, asked: dict[str, Any], as_json: bool
     if asked.get("out"):
         best = Path(asked["out"]) / module.folder_of(found.best)
         click.echo(f'\nSaved in {asked["out"]}, a folder for each method. Next:\n  trunkline predict {best} "..."', err=True)
+
+
+def _together(file: str, others: tuple[str, ...], told: dict[str, Any], settings: Settings, as_json: bool) -> None:
+    """`tune` with several files, which share the tuned layers: a branch and a report for each."""
+    for option in ("start", "before"):
+        if told[option]:
+            raise OptionError(f"--{option}: tasks that share layers are tuned from the model itself. Leave out --{option} or --with.")
+    parts: dict[str, Any] = {}
+    for path, options in ((file, {**told, "name": None}), *(files_with(text, told) for text in others)):
+        name = options["name"] or options["label"] or Path(path).stem
+        if name in parts:
+            raise OptionError(
+                f"{path}: a part named {name!r} is there already, and each has a folder of its own. Write --with {path}:name=OTHER."
+            )
+        parts[name] = parts_of(path, options["task"], options, settings)
+    asked = {k: told[k] for k in ("model", "method", "out", "sampling", "alone") if told[k]}
+    asked |= {} if told["depth"] is None else {"depth": depth_of(told["depth"])}
+    done = import_module("trunkline.train.together").tune_together(parts, settings=settings, **asked)
+    if as_json:
+        click.echo(json.dumps({name: json.loads(branch.report.to_json()) for name, branch in done.items()}, indent=2))
+    for name, branch in {} if as_json else done.items():
+        click.echo(f"{name}:\n{branch.report}\n")
+    if told["out"]:
+        click.echo(
+            f'Saved in {told["out"]}, a folder for each. Next:\n  trunkline predict {Path(told["out"]) / next(iter(done))} "..."', err=True
+        )
 
 
 @commands.command()

@@ -134,6 +134,17 @@ def parts_of(file: str, task: str, told: dict[str, Any], settings: Settings | Pr
     return import_module("trunkline.data.quality").drop_leaks(made) if told.get("drop_leaks") else made
 
 
+def files_with(text: str, told: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """FILE:option=value as a file and what was told of it: its task, its name, how it is read, files of its own for the other parts."""
+    path, options = choices.split_choice(text)
+    known = {"task": "classify", "name": None, "validation_file": None, "test_file": None, "no_header": False, **dict.fromkeys(READING)}
+    for key in options:
+        if key not in known:
+            raise unknown(f"--with {text}: option", key, known)
+    given = {key: choices.convert(value, bool if key == "no_header" else str, f"--with {text}: {key}") for key, value in options.items()}
+    return path, {**known, **given, "drop_leaks": told["drop_leaks"]}
+
+
 def show(report: Any, as_json: bool) -> None:
     """The report, as JSON or as a table."""
     click.echo(report.to_json().decode() if as_json else str(report))

@@ -145,6 +145,7 @@ CHINESE = {
     "test rows": "测试行",
     "tune": "调优",
     "tuned branch": "调优后的分支",
+    "branch tuned alone": "单独调优的分支",
     "prompted model": "提示模型",
     "untuned trunk": "未调优的主干",
     "model before tuning": "调优前的模型",
@@ -230,6 +231,7 @@ RESULTS = {
     "als": "matrix factorisation (ALS)",
     "length": "lengths of the answers alone",
     "after": "policy, by likelihood",
+    "alone": "branch tuned alone",
 }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -111,9 +112,26 @@ class Network(nn.Module):
             self.upper.eval()
         return self
 
+    def under(self, head: nn.Module) -> Network:
+        """The same layers, over the same tensors, under another head."""
+        other = copy.copy(self)
+        other._modules = {**self._modules, "head": head}
+        return other
+
     def learned(self) -> dict[str, nn.Parameter]:
         """The trainable parameters by name: what a branch saves, and all that training changes."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+
+class Heads(nn.Module):
+    """Heads of several tasks on the same layers: each batch says by its `part` which of them reads it."""
+
+    def __init__(self, heads: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.each = nn.ModuleList(heads)
+
+    def forward(self, hidden: torch.Tensor, batch: Batch) -> Any:
+        return self.each[batch.part](hidden, batch)
 
 
 def own(network: Network, wanted: Callable[[str], bool]) -> int:

@@ -38,7 +38,7 @@ _BAD_STEPS_IN_A_THOUSAND = 10
 class Data:
     """What the loop reads: items, where their states come from, and what the task needs to know.
 
-    loss: instead of the task's; order: the batches of an epoch as index arrays, as many as `batches` gives, instead of those;
+    loss: instead of the task's; order: the batches of an epoch as index arrays, as many in each, instead of those of `batches`;
     before: items of an earlier task, for an objective that asks for them
     """
 
@@ -50,6 +50,15 @@ class Data:
     loss: Callable[[Output, Batch], torch.Tensor] | None = None
     order: Callable[[int], list[np.ndarray]] | None = None
     before: Sequence[Item] = ()
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """The training items of these indices (B,) as a batch."""
+        return collate([self.train[i] for i in indices], self.source, self.spec, self.pad_id)
+
+    def measure(self, network: Network, metric: str) -> dict[str, float]:
+        """The metric on the validation rows, by its name; where there are several values, their mean is what is watched."""
+        answers = run(network, self.spec, self.validation, self.source, self.pad_id)
+        return {metric: float(compute([metric], *truth_and_scores(self.spec, self.validation, answers))[metric])}
 
 
 @dataclass
@@ -142,7 +151,7 @@ class _Loop:
         # where the passages of a batch are each other's wrong answers, rows of one passage (all of one length) must not come together
         alike = data.spec.kind == "ranks"
         self.lengths = np.array([0 if alike else max(map(len, item.tokens)) for item in data.train])
-        self.per_epoch = math.ceil(len(data.train) / settings.batch_size)
+        self.per_epoch = len(data.order(0)) if data.order else math.ceil(len(data.train) / settings.batch_size)
         self.steps = epochs(settings, len(data.train)) * self.per_epoch
         self.every = settings.evaluate_every or self.per_epoch
         self.metric = settings.metric or self.task.METRICS[0]
@@ -237,7 +246,7 @@ class _Loop:
             self.count_bad()
 
     def backward(self, part: np.ndarray, weight: float) -> float:
-        batch = collate([self.data.train[i] for i in part], self.data.source, self.data.spec, self.data.pad_id).to(self.device)
+        batch = self.data.batch(part).to(self.device)
         loss = (self.loss(self.run, batch, part) + self.network.guide.penalty(self.network)) * weight
         loss.backward()
         return float(loss.detach())
@@ -258,20 +267,16 @@ class _Loop:
             )
 
     def evaluate(self) -> None:
-        data = self.data
-        answers = run(self.network, data.spec, data.validation, data.source, data.pad_id)
-        value = float(compute([self.metric], *truth_and_scores(data.spec, data.validation, answers))[self.metric])
+        values = self.data.measure(self.network, self.metric)
         with held():
-            self.judge(value)
+            self.judge(values)
 
-    def judge(self, value: float) -> None:
-        """Note the value of the watched metric, keep the weights where it is the best so far, and say when to stop."""
-        progress, metric = self.progress, METRICS[self.metric]
+    def judge(self, values: dict[str, float]) -> None:
+        """Note the values of the watched metric, keep the weights where their mean is the best so far, and say when to stop."""
+        progress, metric, value = self.progress, METRICS[self.metric], sum(values.values()) / len(values)
         loss = float(np.mean(self.losses)) if self.losses else None
         epoch = progress.step / self.per_epoch
-        progress.history.append(
-            {"step": progress.step, "epoch": epoch, "seconds": progress.seconds, "train_loss": loss, "metrics": {self.metric: value}}
-        )
+        progress.history.append({"step": progress.step, "epoch": epoch, "seconds": progress.seconds, "train_loss": loss, "metrics": values})
         self.losses = []
         if not self.network.guide.settled(progress.step, self.steps):
             return

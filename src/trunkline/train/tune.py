@@ -56,7 +56,7 @@ def tune(
     The branch of the seed that is best on the validation rows is the one returned; the report has the test figures of all.
     Raises: OptionError, DataError, ModelError, ArtefactError, TrainingError (see errors.py).
     """
-    job = _Job(settings or Settings(), Path(out) if out else None)
+    job = Job(settings or Settings(), Path(out) if out else None)
     if job.out:
         savable(job.out)
     weighing = before is not None and job.settings.objective.startswith("ewc")
@@ -97,7 +97,7 @@ def tune(
             data = Data(items["train"], items["validation"], source, fresh(0).spec, backbone.tokenizer.pad_id, before=earlier)
             fitted = [found.fitted] if found and found.fitted else []
             fitted += [job.fit(fresh, data, job.settings.seed + number, found, about) for number in range(len(fitted), job.settings.seeds)]
-        result = account(Run(parts, findings, items, source, encoded, fitted, job.settings, method, job.seconds, _command(), found))
+        result = account(Run(parts, findings, items, source, encoded, fitted, job.settings, method, job.seconds, command(), found))
         if job.out:
             result.save(job.out)
             job.forget_checkpoints()
@@ -189,12 +189,13 @@ def stored(backbone: Backbone, depth: Depth, items: dict[str, list[Item]], dtype
     return store, encode(tokens, trunk, store)
 
 
-def _command() -> str:
+def command() -> str:
+    """What was typed, or else what was called, for the report."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if Path(sys.argv[0]).name == "trunkline" else "trunkline.tune(...)"
 
 
 @dataclass
-class _Job:
+class Job:
     """What goes on through a call of `tune`: the settings, where to keep things, the seconds of each stage."""
 
     settings: Settings
