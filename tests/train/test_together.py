@@ -15,7 +15,7 @@ from tests.test_cli import type_in  # noqa: F401  (a fixture)
 from tests.train.samples import make_rows, settings, without_seconds, write_csv
 from tests.train.test_kills import _signals_count, interrupted  # noqa: F401  (a fixture)
 from trunkline.branch import Branch, load
-from trunkline.errors import DataError, OptionError
+from trunkline.errors import ArtefactError, DataError, OptionError
 from trunkline.evaluation.measure import truth_and_scores
 from trunkline.evaluation.metrics import compute
 from trunkline.train.together import order, tune_together
@@ -192,6 +192,13 @@ def test_other_tasks(task, family, tiny_folder, cache):
     branches = tune_together({"intent": PARTS["intent"], "other": several}, tiny_folder(family), depth=1, settings=FAST)
     assert branches["other"].task == task
     assert len(branches["other"].report.history[0]) >= 1
+
+
+def test_a_saved_branch_is_not_spoiled_by_folders_within_it(found, tiny_folder, cache):
+    _, runs = found
+    with pytest.raises(ArtefactError, match="is a saved branch"):
+        tune_together(PARTS, tiny_folder("bert"), depth=1, settings=FAST, out=runs / "intent")
+    load(runs / "intent")
 
 
 def test_from_the_command_line(type_in, tiny_folder, cache, tmp_path, monkeypatch):  # noqa: F811

@@ -9,7 +9,7 @@ algorithm 1, where a step is on a batch of one task.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from trunkline import choices, names
+from trunkline import choices, names, storage
 from trunkline.branch import Branch, savable
 from trunkline.data.quality import Finding
 from trunkline.data.split import Split
-from trunkline.errors import OptionError
+from trunkline.errors import ArtefactError, OptionError
 from trunkline.evaluation.interval import bootstrap, paired
 from trunkline.evaluation.measure import truth_and_scores
 from trunkline.evaluation.metrics import suited
@@ -72,7 +72,7 @@ def tune_together(
     """
     job = Job(settings or Settings(), Path(out) / "together" if out else None)
     _require(rows, method, depth, sampling, job.settings)
-    folders = {name: savable(Path(out) / name) for name in rows} if out else {}
+    folders = _folders(Path(out), rows) if out else {}
     backbone, parts = _ready(rows, model or MODELS["encoder"], depth, job)
     every = {f"{at}{name}": some for at, part in enumerate(parts) for name, some in part.items.items()}
     about = {
@@ -177,6 +177,13 @@ def _require(rows: Mapping[str, Rows | Split], method: str, depth: Depth, sampli
         )
     if settings.objective != PLAIN:
         raise OptionError(f"objective={settings.objective!r}: parts are tuned together by the plain losses of their tasks. Leave it out.")
+
+
+def _folders(out: Path, rows: Iterable[str]) -> dict[str, Path]:
+    """The folder of each part. Raises: ArtefactError where a branch is in the way, or something else."""
+    if (out / storage.MANIFEST).is_file():
+        raise ArtefactError(f"{out}: is a saved branch, and the branches of several parts get folders of their own. Choose another folder.")
+    return {name: savable(out / name) for name in rows}
 
 
 def _ready(rows: Mapping[str, Rows | Split], model: str | Path, depth: Depth, job: Job) -> tuple[Backbone, list[_Part]]:
