@@ -1,6 +1,6 @@
 """What every task x method keeps, on an encoder, a decoder and an encoder-decoder: the promises of ARCHITECTURE.md.
 
-The quick suite runs every task with two methods and every method with one task; `-m slow` runs the rest of the product.
+The quick suite runs every task with two methods and every method with one task, at depth 1; wider ones the other depths, `-m slow` the rest of the product.
 """
 
 import dataclasses
@@ -166,7 +166,7 @@ def pair(request, family):
     return request.param
 
 
-@pytest.fixture(params=[0, 1, ALL])
+@pytest.fixture(params=[pytest.param(0, marks=pytest.mark.wide), 1, pytest.param(ALL, marks=pytest.mark.wide)])
 def depth(request, family):
     if request.param != 1 and family != "bert":
         pytest.skip("every task x method x family at depth 1; the other depths on one family")

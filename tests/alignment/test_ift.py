@@ -44,6 +44,7 @@ def test_the_expected_gradient_is_that_of_the_expected_reward_and_the_baseline_d
     assert float((found - wanted).abs().max()) < 1e-9
 
 
+@pytest.mark.wide
 def test_cooperative_the_policy_pleases_people_who_like_one_word(tiny_folder):
     found = ift.learn(
         start(tiny_folder("gpt2")), PROMPTS, ift.Config(**{**IFT, "rounds": 8}), feedback=lambda rows, texts: [len(t) / 10 for t in texts]

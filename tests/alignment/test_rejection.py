@@ -49,6 +49,7 @@ def test_the_curve_is_the_mean_over_all_draws():
     assert drift(4) == pytest.approx(math.log(4) - 0.75)
 
 
+@pytest.mark.wide
 def test_a_policy_learns_to_write_what_is_rewarded_and_the_start_stays(start):
     rows = Rows(tuple({"text": f"my {a} {b}", "group": f"{a}{b}"} for a in WORDS for b in WORDS[:4]), "generate")
     parts = split(rows, by="group", validation=0.15, test=0.3)

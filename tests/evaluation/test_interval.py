@@ -135,7 +135,7 @@ def test_mcnemar_and_the_verdict_never_disagree():
     assert {"better", "no difference shown"} <= verdicts
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+@pytest.mark.parametrize("metric", ["accuracy", pytest.param("macro_f1", marks=pytest.mark.wide)])
 def test_where_nothing_differs_a_difference_is_seldom_claimed(metric):
     generator, claimed, truth = np.random.default_rng(11), 0, np.tile([0, 1], 150)
     for trial in range(400):

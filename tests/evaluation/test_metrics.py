@@ -77,6 +77,7 @@ def expected_multi(truth, scores):
 
 
 @pytest.mark.parametrize(("make", "expect", "kind"), [(single, expected_single, "single"), (multi, expected_multi, "multi")])
+@pytest.mark.wide
 def test_label_metrics_equal_scikit_learn(make, expect, kind):
     generator, seen = np.random.default_rng(0), set()
     for _ in range(CASES):

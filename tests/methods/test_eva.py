@@ -91,7 +91,7 @@ def test_it_starts_as_the_plain_model_for_every_kind_of_task_and_model(task, fam
     assert np.allclose(logits(plain, items, plain.source()), logits(branch, items, branch.source()), atol=1e-5)
 
 
-@pytest.mark.parametrize("stop_at", [1, 7])
+@pytest.mark.parametrize("stop_at", [pytest.param(1, marks=pytest.mark.wide), 7])
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(stop_at, tiny_folder, tmp_path):
     def train(branch, on_step=None, checkpoints=None):
         data = make_data(branch, make_rows())

@@ -146,6 +146,7 @@ def test_all_problems_are_said_at_once(tmp_path: Path) -> None:
         configs.check_config(written(tmp_path, "config.json", GOOD | {"auto_map": {}, "trust_remote_code": True, "dtype": "load"}))
 
 
+@pytest.mark.wide
 def test_no_code_of_the_folder_runs_and_nothing_connects(tmp_path: Path) -> None:
     """The process is watched by an audit hook while every poisoned file is checked, with the code it names lying beside it."""
     names = ("modeling_evil", "configuration_evil", "tokenization_evil", "pipeline", "evil", "os")

@@ -93,6 +93,7 @@ def run(code: str, name: str, home: Path, endpoint: str, *, offline: bool = Fals
     return subprocess.run([sys.executable, "-c", code, name], env={**os.environ, **settings}, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.wide
 def test_only_what_may_be_loaded_is_fetched_and_then_found_offline(hub: Hub, tmp_path: Path) -> None:
     done = run(FETCH, "owner/name", tmp_path / "home", hub.url)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -50,6 +50,7 @@ def carried_out(path):
     return done, found
 
 
+@pytest.mark.wide
 def test_steps_that_are_done_are_skipped_until_something_they_depend_on_changes(folder):
     path = folder / "recipe.yaml"
     done, found = carried_out(path)

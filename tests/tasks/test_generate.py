@@ -107,7 +107,7 @@ def test_control_tokens_of_a_user_are_plain_text(words):
     assert list(item.tokens[0].ids).count(words.end_id) == 1
 
 
-@pytest.mark.parametrize("rows", [ROWS, CHATS])
+@pytest.mark.parametrize("rows", [ROWS, pytest.param(CHATS, marks=pytest.mark.wide)])
 def test_it_says_what_it_learned(rows, backbone):
     spec = spec_for(rows, max_tokens=64, max_new_tokens=12)
     branch = Branch.new(backbone, spec, "full", full.Config(), ALL)

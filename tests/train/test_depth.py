@@ -104,6 +104,7 @@ def test_the_chosen_trial_on_all_rows_is_the_run_itself(model, monkeypatch):
     assert branch.report.cost["seconds"]["tune"] > 0
 
 
+@pytest.mark.wide
 def test_more_seeds_are_trained_beside_the_trial_that_is_kept(model):
     report = tl.tune(rows(), model, settings=replace(LEARNS, seeds=2)).report
     assert len(report.history) == 2
@@ -118,6 +119,7 @@ def test_the_kept_trial_is_the_same_after_a_stop_bit_for_bit(model, tmp_path, mo
     assert clean.read_bytes() == run.read_bytes()
 
 
+@pytest.mark.wide
 def test_a_search_that_was_stopped_before_it_was_written_down_begins_anew(model, tmp_path, monkeypatch):
     tl.tune(rows(), model, settings=LEARNS, out=tmp_path / "clean")
     stop_before_the_end(model, tmp_path / "run", monkeypatch, LEARNS)

@@ -147,6 +147,7 @@ def test_the_head_alone_where_pairs_are_no_better(model, monkeypatch):
     assert "no better" in branch.report.search["why"]
 
 
+@pytest.mark.wide
 def test_no_answer_depends_on_the_validation_rows(model, monkeypatch):
     monkeypatch.setattr(few, "_better", lambda alone, tuned: True)
     given = list(make_rows(count=60, most_words=12).rows)
@@ -188,6 +189,7 @@ def test_no_further_part_is_held_out_where_the_difference_is_clear():
     assert not few._better(alone, alone)
 
 
+@pytest.mark.wide
 def test_the_budget_ends_it_after_the_first_part(model, monkeypatch):
     monkeypatch.setattr(few, "_clear", lambda alone, tuned: False)
     held = [tl.tune(rows(), model, settings=replace(QUICK, budget=budget)).report.search["rows"][1] for budget in ("0s", "1h")]

@@ -168,6 +168,7 @@ def test_a_command_that_is_stopped_leaves_a_checkpoint_that_goes_on_bit_for_bit(
     assert ended(out) == clean
 
 
+@pytest.mark.wide
 def test_changed_rows_and_changed_options_are_refused_by_name_and_force_goes_on(run, place):
     interrupted(lambda: run("changed"), place / "changed.checkpoints")
     lines = (place / "rows.csv").read_text(encoding="utf-8").splitlines()
@@ -190,6 +191,7 @@ def test_another_number_of_threads_is_a_warning(run, place):
 
 
 @pytest.mark.parametrize("folder", [pytest.param("", marks=pytest.mark.slow), "seed-0"], ids=["the whole run", "the loop"])
+@pytest.mark.wide
 def test_a_second_run_with_the_same_out_is_refused_while_the_first_goes_on(folder, run, place):
     name, refused = f"twice{folder}", []
 

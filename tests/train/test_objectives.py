@@ -110,7 +110,7 @@ def test_contrast_joins_both_losses(tiny_folder):
     assert float(found.detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
 
 
-@pytest.mark.parametrize("task", ["classify", "regress"])
+@pytest.mark.parametrize("task", ["classify", pytest.param("regress", marks=pytest.mark.wide)])
 def test_distilling_alone_brings_a_shallow_branch_to_its_teachers_answers(task, tiny_folder, tmp_path):
     teacher, data = begun(tiny_folder("bert"), task, depth=2)
     fit(teacher.network, data, settings(epochs=12, patience=None), learning_rate=RATE, seed=0)
@@ -241,6 +241,7 @@ def way(branch, start):
     return sum(float((p.detach() - there[name].detach()).square().sum()) for name, p in branch.network.learned().items())
 
 
+@pytest.mark.wide
 def test_going_on_forgets_less_with_rows_of_before(tiny_folder, tmp_path):
     """The new rows say the opposite of the old ones, so whoever learns them has forgotten."""
     told = settings(epochs=10, patience=None, learning_rate=RATE, split="label")
