@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# the tests start many processes: where bytecode is not written, each compiles all of the package anew
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 FITS = import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
 	"Python %d.%d was found, and Trunkline needs 3.11 to 3.13. Name one: make PYTHON=python3.12" % v)
 
