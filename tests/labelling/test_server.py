@@ -62,7 +62,8 @@ def test_it_learns_meanwhile_and_suggests(session: Session) -> None:
         given = session.next("li")
         assert given is not None
         session.label(given["row"], "li", truth_of(given["text"]))
-    until(lambda: session.state()["taught_on"] >= 15)  # it learns again ten labels later: from 14 at the most once more, from 15 on perhaps not
+    # it learns again ten labels later: from 14 at the most once more, from 15 on perhaps not
+    until(lambda: session.state()["taught_on"] >= 15)
     given = session.next("li")
     assert given["suggestions"][0]["label"] == truth_of(given["text"])
     assert given["suggestions"][0]["probability"] > 0.6
