@@ -96,8 +96,8 @@ def _together(file: str, others: tuple[str, ...], told: dict[str, Any], settings
     done = import_module("trunkline.train.together").tune_together(parts, settings=settings, **asked)
     if as_json:
         click.echo(json.dumps({name: json.loads(branch.report.to_json()) for name, branch in done.items()}, indent=2))
-    for name, branch in {} if as_json else done.items():
-        click.echo(f"{name}:\n{branch.report}\n")
+    else:
+        click.echo("\n\n".join(f"{name}:\n{branch.report}" for name, branch in done.items()))
     if told["out"]:
         click.echo(
             f'Saved in {told["out"]}, a folder for each. Next:\n  trunkline predict {Path(told["out"]) / next(iter(done))} "..."', err=True
