@@ -139,11 +139,12 @@ def plot(groups: dict[str, dict[int, Run]], title: str) -> str:
         parts.append(f'<circle cx="{x(at_x):.1f}" cy="{y(at_y):.1f}" r="6" fill="none" stroke="{colour}" stroke-width="2"/>')
         beside = x(at_x) + 10 if x(at_x) + 7 * len(name) < width else x(at_x) - 10 - 6 * len(name)
         places.append((y(at_y) + 4, beside, name, colour))
-    written: list[tuple[float, float]] = []
+    written: list[tuple[float, float, float]] = []
     for place_y, place_x, name, colour in sorted(places):
-        while any(abs(place_y - other) < 13 and abs(place_x - beside) < 7 * len(name) for other, beside in written):
+        end = place_x + 7 * len(name)
+        while any(abs(place_y - other) < 13 and place_x < there and begin < end for other, begin, there in written):
             place_y += 2
-        written.append((place_y, place_x))
+        written.append((place_y, place_x, end))
         parts.append(f'<text x="{place_x:.1f}" y="{place_y:.1f}" fill="{colour}">{escape(name)}</text>')
     inside = "\n".join(parts)
     return (
