@@ -36,7 +36,7 @@ def untuned(backbone: Backbone, depth: Depth, items: Sequence[Item], source: Sou
 
     With a source the pass starts from the states at the cut of `depth`, so only the layers above it are computed.
     """
-    network = Network(backbone, depth if source is not None else ALL, _Pooled(backbone.width, pooling)).eval()
+    network = Network(backbone, depth if source is not None else ALL, _Pooled(backbone.width, pooling)).to(backbone.device).eval()
     found = np.empty((len(items), backbone.width), dtype=np.float32)
     first = [Item(item.tokens[:1]) for item in items]
     for indices in by_length([len(item.tokens[0]) for item in first]):
@@ -50,7 +50,7 @@ def word_states(
     backbone: Backbone, depth: Depth, items: Sequence[Item], source: Source | None, at: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
     """For each item (W, D) float16: the last layer's hidden states of its first text at these tokens, from the untouched model."""
-    network = Network(backbone, depth if source is not None else ALL, _AsTheyAre()).eval()
+    network = Network(backbone, depth if source is not None else ALL, _AsTheyAre()).to(backbone.device).eval()
     found: list[np.ndarray] = [np.empty((0, backbone.width), dtype=np.float16)] * len(items)
     first = [Item(item.tokens[:1]) for item in items]
     for indices in by_length([len(item.tokens[0]) for item in first]):

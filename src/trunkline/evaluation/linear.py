@@ -81,8 +81,12 @@ def goodness(truth: np.ndarray, scores: np.ndarray, spec: Any) -> float:
 
 
 def _logistic(vectors: Any, truth: np.ndarray, strength: float) -> tuple[LogisticRegression, bool]:
-    """The fitted model, and whether it came to rest. Sparse vectors stop earlier: it costs the time and changes no answer."""
-    model = LogisticRegression(C=strength, tol=1e-3 if sparse.issparse(vectors) else 1e-4, max_iter=500)
+    """The fitted model, and whether it came to rest.
+
+    Sparse vectors are wide: there SAGA (Defazio et al. 2014) keeps one copy of the weights, where L-BFGS keeps twenty, and is as quick.
+    """
+    wide = sparse.issparse(vectors)
+    model = LogisticRegression(C=strength, solver="saga" if wide else "lbfgs", tol=1e-2 if wide else 1e-4, max_iter=500, random_state=0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         model.fit(vectors, truth)

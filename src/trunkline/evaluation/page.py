@@ -264,6 +264,8 @@ def _model(report: Report, words: Words) -> list[tuple[str, str]]:
         found.append((words("Trained"), _count(model["trained"]) + total))
     if model.get("bytes") is not None:
         found.append((words("Size of what was learned"), size(model["bytes"])))
+    if model.get("frozen_bytes") is not None:
+        found.append((words("Frozen weights in memory"), size(model["frozen_bytes"])))
     if model.get("ranks"):
         ranks = list(model["ranks"].values())
         found.append((words("Ranks"), f"{min(ranks)}–{max(ranks)}, {words('mean')} {sum(ranks) / len(ranks):.1f}"))

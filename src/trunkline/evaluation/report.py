@@ -32,7 +32,7 @@ class Report:
     """All of it plain JSON values: tuples become lists, numpy numbers plain ones, NaN and infinity None, dicts sorted by key.
 
     data         {source, rows: {split: n}, labels: {label: rows}, fingerprint, notes: [..], findings: [..]}
-    model        {name, id, layers, depth, method, trained, bytes, total, dtype}, and what the method says: ranks {target: rank}
+    model        {name, id, layers, depth, method, trained, bytes, frozen_bytes, total, dtype}, and what the method says: ranks {target: rank}
     results      [{name, metrics: {metric: {value, low, high}}, seconds, seeds: {metric: [..]} or None}], in order of the table;
                  known names: those of wording.py's RESULTS
     comparisons  [{before, after, metric, difference, low, high, p_value, test, verdict}]; the first makes the headline

@@ -110,6 +110,7 @@ CHINESE = {
     "Ranks": "秩",
     "Settings": "设置",
     "Size of what was learned": "所学参数的大小",
+    "Frozen weights in memory": "内存中冻结的权重",
     "Source": "来源",
     "Spearman": "斯皮尔曼相关系数",
     "States on disk": "磁盘上的状态",
