@@ -45,12 +45,11 @@ HERE = Path(__file__).parent
 VENV = HERE / ".venvs/peers"
 RATES = HERE / "peers/rates.json"
 SCRIPTS = {"full": "full", "lora": "lora", "lora_top": "lora", "logreg": "logreg", "setfit": "with_setfit", "ours": "ours"}
-GRIDS = {"full": (5e-5, 1e-4, 3e-4), "lora": (3e-4, 1e-3, 3e-3), "lora_top": (3e-4, 1e-3, 3e-3)}
+GRIDS = {"full": (1e-4, 3e-4, 1e-3), "lora": (1e-3, 3e-3, 1e-2), "lora_top": (1e-3, 3e-3, 1e-2)}
 TOP_LAYERS = {"minilm": "2", "e5-small": "4"}
 PATIENCE = 2
 BATCH_SIZE = 32
 CHOOSE_ROWS = 2000
-CHOOSE_EPOCHS = 3
 VALIDATION_PER_CLASS = 4
 """At most, and never more than there are training rows of a class: who has 8 examples has no hundred to choose by."""
 
@@ -203,18 +202,17 @@ class Bench:
         return json.loads(found.stdout.splitlines()[-1])
 
     def choose(self) -> None:
-        """For each peer with a grid, the rate that is best on the validation rows after a short run; the test rows are not read."""
-        settings = self.settings if self.asked.per_class else {**self.settings, "epochs": CHOOSE_EPOCHS}
+        """For each peer with a grid, the rate that is best on the validation rows, in runs on a part of the rows; the test rows are not read."""
         rates = json.loads(RATES.read_text(encoding="utf-8")) if RATES.exists() else {}
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             parts = self.drawn(drop_leaks(self.load()), 0)
             files = _write(replace(parts, train=_part(parts.train, CHOOSE_ROWS)), folder / "rows")
             del files["test"]
-            for name in [peer for peer in self.asked.peers if peer in GRIDS]:
-                tried = {}
+            for name, *given in [peer.split() for peer in self.asked.peers if peer.split()[0] in GRIDS]:
+                tried, options = {}, dict(option.split("=", 1) for option in given)
                 for rate in GRIDS[name]:
-                    found = self.process(name, {"rate": f"{rate:g}"}, 0, files, folder, settings)
+                    found = self.process(name, {**options, "rate": f"{rate:g}"}, 0, files, folder, self.settings)
                     if found is None:
                         sys.exit(1)
                     tried[f"{rate:g}"] = found["validation_accuracy"]
@@ -225,7 +223,8 @@ class Bench:
                     "rate": best,
                     "validation_accuracy": tried,
                     "rows": rows,
-                    "epochs": settings["epochs"],
+                    "epochs": self.settings["epochs"],
+                    "options": options,
                 }
                 RATES.write_text(json.dumps(rates, indent=2) + "\n", encoding="utf-8")
 
