@@ -11,7 +11,7 @@ import torch
 
 from tests import tiny
 from trunkline import branch as branches
-from trunkline import names
+from trunkline import choices, names
 from trunkline.branch import Branch
 from trunkline.errors import ArtefactError, OptionError
 from trunkline.evaluation.measure import truth_and_scores
@@ -90,7 +90,9 @@ FEW = ("probe", "bitfit")
 """Methods that train so little that they need more steps here."""
 LARGE = ("bitfit", "norm", "ia3", "prefix", "prompt")
 """Methods whose few numbers need larger steps."""
-NOT_PLAIN = ("prompt",)
+OPTIONS = ("lora:bits=4",)
+"""Methods with options that change what a branch stands on."""
+NOT_PLAIN = ("prompt", "lora:bits=4")
 """Methods that change the model before the first step, and say so."""
 NOT_MERGED = ("adapter", "prefix", "prompt")
 """Methods whose `merge` refuses; tests/methods holds that."""
@@ -101,13 +103,16 @@ def rows(task):
     return Rows(tuple({"text": t, "label": label, **more} for t, label, more in zip(TEXTS, LABELS[task], fields)), task)
 
 
-def make(folder, task, method, depth, states="float32"):
+def make(folder, task, method, depth, states="float32", precision="float32"):
     kind = names.task(task).TaskSpec
     told = {"max_tokens": 64, "dropout": 0.0, "max_new_tokens": 8}
     spec = kind(**{name: value for name, value in told.items() if name in {field.name for field in dataclasses.fields(kind)}})
     spec = dataclasses.replace(spec, **spec.learned_from(rows(task)))
     torch.manual_seed(0)
-    return Branch.new(load_backbone(folder), spec, method, names.method(method).Config(), depth, states)
+    name, told = choices.split_choice(method)
+    return Branch.new(
+        load_backbone(folder, trunk_precision=precision), spec, name, choices.build(names.method(name).Config, told, name), depth, states
+    )
 
 
 def stored(branch, items, folder):
@@ -141,7 +146,7 @@ def skip_without_biases(method, family):
         pytest.skip("this family has no biases; test_bitfit_is_refused_where_there_are_no_biases holds that")
 
 
-@pytest.fixture(params=sorted(names.METHODS))
+@pytest.fixture(params=[*sorted(names.METHODS), *OPTIONS])
 def method(request, family):
     skip_without_biases(request.param, family)
     return request.param
@@ -150,9 +155,10 @@ def method(request, family):
 def pairs():
     """Every task with every method; what is not in the quick suite is marked."""
     for task in sorted(names.TASKS):
-        for method in sorted(names.METHODS):
+        for method in (*sorted(names.METHODS), *OPTIONS):
             quick = task == QUICK[0] or method in QUICK[1]
-            yield pytest.param((task, method), id=f"{task}-{method}", marks=[] if quick else [pytest.mark.slow])
+            mark = [] if quick else [pytest.mark.wide if method in OPTIONS else pytest.mark.slow]
+            yield pytest.param((task, method), id=f"{task}-{method}", marks=mark)
 
 
 @pytest.fixture(params=pairs())
@@ -184,7 +190,7 @@ def test_it_learns_eight_rows_saves_loads_and_leaves_the_trunk_alone(pair, famil
     assert source is None or np.allclose(logits(branch, items, source), logits(branch, items, branch.source()), atol=1e-5), "cached = live"
     data = Data(items, items, source, branch.spec, branch.backbone.tokenizer.pad_id)
     watched, wanted = LEARNED[task]
-    if watched == "perplexity" and method not in QUICK[1]:
+    if watched == "perplexity" and method not in (*QUICK[1], *OPTIONS):
         wanted = 0.8 * value_of(branch, items, source, watched)  # with the output layer as it is, few numbers cannot learn it by heart
     few = method in FEW or depth == 0
     settings = Settings(
@@ -236,8 +242,9 @@ def test_merging_changes_no_answer(method, family, depth, tiny_folder):
     assert {name for name, _ in merged.network.named_parameters()} == {name for name, _ in plain.network.named_parameters()}
 
 
-def test_the_whole_model_view_gives_the_same_states(family, tiny_folder):
-    branch = make(tiny_folder(family), "classify", "full", 1)
+@pytest.mark.parametrize(("method", "precision"), [("full", "float32"), ("full", "nf4"), ("lora:bits=4", "nf4")])
+def test_the_whole_model_view_gives_the_same_states(method, precision, family, tiny_folder):
+    branch = make(tiny_folder(family), "classify", method, 1, precision=precision)
     with torch.no_grad():
         for parameter in branch.network.learned().values():
             parameter.add_(torch.randn_like(parameter) * 0.05)
@@ -273,7 +280,7 @@ def test_live_states_are_rounded_as_the_store_rounds_them(states, tiny_folder, t
     assert np.allclose(logits(branch, items, source), logits(branch, items, branch.source()), atol=2e-3 if states == "int8" else 1e-4)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@pytest.mark.parametrize("precision", ["bfloat16", "int8", "nf4"])
 def test_a_branch_keeps_the_precision_of_its_trunk(precision, family, tiny_folder, tmp_path):
     plain = make(tiny_folder(family), "classify", "full", 1)
     spec, config = plain.spec, plain.config

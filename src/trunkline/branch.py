@@ -33,8 +33,9 @@ from trunkline.types import Answer, Item, Row, Rows, Spec, Tokens
 
 KIND = "branch"
 _PROBES = 4
-PROBE_TOLERANCE = {"float32": 5e-3, "bfloat16": 0.05, "int8": 0.5}
-"""By the trunk's precision: on another processor a last bit may round another way, which int8 makes a step of 1/127."""
+PROBE_TOLERANCE = {"float32": 5e-3, "bfloat16": 0.05, "int8": 0.5, "nf4": 5e-3}
+"""By the trunk's precision: on another processor a last bit may round another way, which int8 makes a step of 1/127. The
+4-bit numbers of nf4 are the same everywhere, and its products in float32."""
 
 
 @dataclass(repr=False)

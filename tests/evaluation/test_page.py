@@ -161,12 +161,17 @@ def test_numbers_have_a_scatter_and_no_confusion_matrix():
     assert "Most confused pairs" not in page
 
 
-@pytest.mark.parametrize(("language", "titles"), [("en", ("Size of what was learned", "Ranks")), ("zh", ("所学参数的大小", "秩"))])
+@pytest.mark.parametrize(
+    ("language", "titles"),
+    [("en", ("Size of what was learned", "Frozen weights in memory", "Ranks")), ("zh", ("所学参数的大小", "内存中冻结的权重", "秩"))],
+)
 def test_the_size_of_what_was_learned_and_its_ranks_are_shown(language, titles):
     report = SAMPLES["two"]()
     assert titles[0] not in report.html(language)
-    page = replace(report, model={**report.model, "bytes": 739_636, "ranks": {"query": 2, "key": 8, "value": 0}}).html(language)
-    assert all(title in page for title in (*titles, "739.6 kB", "0–8", "3.3"))
+    page = replace(
+        report, model={**report.model, "bytes": 739_636, "frozen_bytes": 90_861_568, "ranks": {"query": 2, "key": 8, "value": 0}}
+    ).html(language)
+    assert all(title in page for title in (*titles, "739.6 kB", "90.9 MB", "0–8", "3.3"))
 
 
 def test_the_page_speaks_the_language_of_the_data():

@@ -13,6 +13,8 @@ from trunkline.states.collate import collate
 CONFIGS = {name: names.method(name).Config() for name in names.METHODS} | {
     "dora": lora.Config(dora=True, rslora=True),
     "pissa": lora.Config(start="pissa", rank=2, alpha=2.0),
+    "lora in 4 bits": lora.Config(bits=4),
+    "dora in 4 bits": lora.Config(bits=4, dora=True),
     "adalora": adalora.Config(orthogonality=0.5),
     "pfeiffer": adapter.Config(placement="pfeiffer"),
     "prefix, one softmax": prefix.Config(gate=False),
@@ -42,7 +44,9 @@ def test_gradients_are_those_of_finite_differences(name, family, tiny_folder):
         batch.hidden = batch.hidden.double()
     generator = torch.Generator().manual_seed(0)
     learned = {name: p for name, p in network.learned().items() if not name.startswith("head.")} or network.learned()
-    if name == "dora":  # the gradient of the others leaves out that a column's length follows them, as the paper has it (section 4.3)
+    if name.startswith(
+        "dora"
+    ):  # the gradient of the others leaves out that a column's length follows them, as the paper has it (section 4.3)
         learned = {name: p for name, p in learned.items() if "magnitude" in name}
     with torch.no_grad():  # away from the start, where half of the gradients are zero
         for parameter in learned.values():

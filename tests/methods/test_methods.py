@@ -15,6 +15,7 @@ from trunkline.errors import OptionError
 from trunkline.methods import adapter, lora, prefix, prompt
 from trunkline.model import injected
 from trunkline.model.backbone import ALL, load_backbone
+from trunkline.model.nf4 import Nf4Linear, dequantise, quantise
 from trunkline.states.collate import collate
 from trunkline.train.fit import _optimizer
 from trunkline.train.settings import Settings
@@ -23,7 +24,7 @@ RANGES = {
     "full": [{"learning_rate": 0}, {"learning_rate": 2}],
     "bitfit": [{"learning_rate": 0}],
     "probe": [{"learning_rate": float("nan")}],
-    "lora": [{"rank": 0}, {"rank": 2000}, {"alpha": 0}, {"dropout": 1.0}, {"dropout": -0.1}, {"ratio": 0}, {"start": "svd"}, {"learning_rate": 0}],
+    "lora": [{"rank": 0}, {"rank": 2000}, {"alpha": 0}, {"dropout": 1.0}, {"dropout": -0.1}, {"ratio": 0}, {"start": "svd"}, {"bits": 8}, {"learning_rate": 0}],
     "adalora": [{"rank": 0}, {"rank": 12}, {"initial_rank": 1}, {"alpha": 0}, {"dropout": 1.0}, {"rise": 1.0}, {"rest": -0.1}, {"every": 0},
                 {"orthogonality": -1}, {"learning_rate": 0}],
     "ia3": [{"learning_rate": 0}],
@@ -320,3 +321,61 @@ def test_a_method_that_is_not_known_is_refused_with_the_nearest(tiny_folder):
     backbone = load_backbone(tiny_folder("bert"))
     with pytest.raises(OptionError, match=r"method='loar': unknown. Did you mean 'lora'"):
         Branch.new(backbone, names.task("classify").TaskSpec(labels=("a", "b")), "loar", None, 1)
+
+
+# QLoRA
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "t5", "modernbert", "deberta-v2"])
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize(
+    "told", [{}, {"targets": "attention"}, {"dora": True}, {"start": "pissa", "rank": 2}, {"start": "eva", "rank": 2}], ids=str
+)
+def test_with_bits_4_every_frozen_layer_is_rounded_and_merging_changes_no_answer(told, depth, family, tiny_folder):
+    plain = make(tiny_folder(family), "classify", "probe", depth)
+    before = bytes_of(plain.backbone)
+    branch = Branch.new(plain.backbone, plain.spec, "lora", lora.Config(bits=4, **told), depth, "float32")
+    layers = {name: m for name, m in branch.network.upper.named_modules() if isinstance(m, Nf4Linear)}
+    assert len(layers) == len(injected.linear(plain.network))
+    assert not [n for n, m in injected.linear(branch.network).items() if "lora_" not in n], "none is left in float"
+    with torch.no_grad():
+        for parameter in branch.network.learned().values():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    items = branch.prepare(rows("classify"))
+    merged = branch.merged()
+    assert np.allclose(logits(branch, items, branch.source()), logits(merged, items, merged.source()), atol=1e-4)
+    assert not [m for m in merged.network.upper.modules() if isinstance(m, Nf4Linear)]
+    assert not np.allclose(logits(branch, items, branch.source()), logits(plain, items, plain.source()), atol=1e-3)
+    assert bytes_of(plain.backbone) == before
+
+
+def test_lora_in_4_bits_starts_as_the_model_with_rounded_weights(tiny_folder):
+    plain = make(tiny_folder("bert"), "classify", "probe", 2)
+    branch = make(tiny_folder("bert"), "classify", "lora:bits=4", 2)
+    with torch.no_grad():
+        for module in plain.network.upper.modules():
+            if type(module) is torch.nn.Linear:
+                module.weight = torch.nn.Parameter(dequantise(*quantise(module.weight), module.weight.shape))
+    items = plain.prepare(rows("classify"))
+    assert np.allclose(logits(plain, items, plain.source()), logits(branch, items, branch.source()), atol=1e-6)
+
+
+def test_on_a_trunk_in_4_bits_no_weight_is_there_twice_or_in_float(tiny_folder, tmp_path):
+    branch = make(tiny_folder("bert"), "classify", "lora:bits=4", 2, precision="nf4")
+    held = {layer.packed.data_ptr() for layer in branch.backbone.model.modules() if isinstance(layer, Nf4Linear)}
+    layers = [layer for layer in branch.network.upper.modules() if isinstance(layer, Nf4Linear)]
+    assert len(layers) == 12
+    assert all(layer.packed.data_ptr() in held for layer in layers)
+    large = [name for name, p in branch.network.named_parameters() if p.dim() > 1 and not p.requires_grad]
+    assert not large
+    assert not len(branch.backbone._published), "what was read for the start is gone"
+    items = branch.prepare(rows("classify"))
+    branch.save(tmp_path / "branch")
+    again = branches.load(tmp_path / "branch")
+    assert again.backbone.trunk_precision == "nf4"
+    assert np.array_equal(logits(again, items, again.source()), logits(branch, items, branch.source()))
+
+
+def test_lora_in_4_bits_does_not_leave_as_an_adapter(tiny_folder, tmp_path):
+    with pytest.raises(OptionError, match=r"bits=4: the update was learned on layers in 4 bits.*lora:bits=32"):
+        make(tiny_folder("bert"), "classify", "lora:bits=4", 1).export(tmp_path / "adapter")

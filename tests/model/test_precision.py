@@ -14,8 +14,8 @@ from trunkline.model.backbone import load_backbone
 from trunkline.model.batches import pad
 from trunkline.model.precision import PRECISIONS, Bfloat16Linear, Int8Linear, each_length, lower
 
-COSINE = {"bfloat16": 0.998, "int8": 0.99}
-"""What the states of tiny random models keep at the least; real models keep more (bench/trunk.py)."""
+COSINE = {"bfloat16": 0.998, "int8": 0.99, "nf4": 0.75}
+"""What the states of tiny random models keep at the least; real models keep more (bench/trunk.py). Of nf4 test_nf4.py says all there is to say."""
 
 BATCHED_PRODUCTS = ("deberta-v2", "gemma2", "mpnet")
 """Families whose attention is a product over the whole batch, of which the last bit depends on how many texts there are."""
@@ -96,7 +96,7 @@ def test_each_length_gives_every_row_its_own():
     assert seen == [(1, 1, 2), (2, 3, 2), (1, 5, 2)]
 
 
-@pytest.mark.parametrize("name", sorted(COSINE))
+@pytest.mark.parametrize("name", ["bfloat16", "int8"])
 def test_no_linear_layer_is_forgotten_and_the_weights_stay(folder, name):
     backbone = load_backbone(folder)
     before = {key: value.clone() for key, value in backbone.stack.state_dict().items()}

@@ -14,6 +14,7 @@ from tests.serving.samples import asked, branch, together
 from trunkline.errors import ArtefactError, OptionError
 from trunkline.model.backbone import load_backbone
 from trunkline.serving.compute.engine import Engine
+from trunkline.serving.compute.load import Shelf
 from trunkline.serving.compute.pool import version_of
 from trunkline.serving.compute.queue import Ask
 from trunkline.serving.compute.wire import packed, receive
@@ -120,19 +121,35 @@ def test_an_answer_does_not_depend_on_its_batch(runtime, batches, kinds):
     engine.close()
 
 
-def test_an_int8_trunk_gives_the_same_in_any_batch(tiny_folder):
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_a_rounded_trunk_gives_the_same_in_any_batch(precision, tiny_folder):
     """Bar S26, int8: an outlier beside it changes no bit of a text's states, and so no more of its answer than float32 does."""
-    whole = load_backbone(tiny_folder("bert"), trunk_precision="int8")
+    whole = load_backbone(tiny_folder("bert"), trunk_precision=precision)
     engine = Engine(cache_bytes=0)
-    engine.add("int8", branch(whole, depth=1, seed=3, states="float32"))
-    assert engine.about("int8")["precision"] == "int8"
-    alone = [asked(engine, [text], ["int8"])["answers"][0]["int8"] for text in TEXTS]
+    engine.add("one", branch(whole, depth=1, seed=3, states="float32"))
+    assert engine.about("one")["precision"] == precision
+    alone = [asked(engine, [text], ["one"])["answers"][0]["one"] for text in TEXTS]
     outlier = "refund " * 60
     for at in range(len(TEXTS)):
-        (_, found) = asked(engine, [outlier, TEXTS[at]], ["int8"])["answers"]
-        assert found["int8"]["label"] == alone[at]["label"]
-        assert np.abs(scores(found["int8"]) - scores(alone[at])).max() <= FLOAT32  # its layers above the cut are float32
+        (_, found) = asked(engine, [outlier, TEXTS[at]], ["one"])["answers"]
+        assert found["one"]["label"] == alone[at]["label"]
+        assert np.abs(scores(found["one"]) - scores(alone[at])).max() <= FLOAT32  # its layers above the cut are float32
     engine.close()
+
+
+@pytest.mark.parametrize("order", [("float32", "nf4"), ("nf4", "float32"), ("nf4", "int8")])
+def test_a_trunk_in_4_bits_lends_no_weights_and_takes_none(order, tiny_folder, tmp_path):
+    """Others share one model in memory. This one has no floats that another could use, and rounds none that another uses."""
+    wanted = {}
+    for precision in order:
+        made = branch(load_backbone(tiny_folder("bert"), trunk_precision=precision), depth=1, seed=3, states="float32")
+        made.save(tmp_path / precision)
+        wanted[precision] = [answer.scores for answer in made.predict(TEXTS)]
+    shelf = Shelf()
+    loaded = {precision: shelf.load(tmp_path / precision) for precision in order}
+    assert len({id(one.backbone.model) for one in loaded.values()}) == 2
+    for precision, one in loaded.items():
+        assert np.allclose([answer.scores for answer in one.predict(TEXTS)], wanted[precision], atol=FLOAT32)
 
 
 def test_states_of_a_text_are_reused_by_its_tenant_alone(kinds):

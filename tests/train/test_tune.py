@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 import trunkline as tl
 from trunkline.data.read import read
@@ -60,13 +61,34 @@ def test_a_second_task_on_the_same_texts_encodes_nothing(model, monkeypatch):
 
 
 @pytest.mark.parametrize("depth", [1, "auto"])
-def test_on_an_int8_trunk(model, depth, tmp_path):
-    settings = dataclasses.replace(FAST, trunk_precision="int8")
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_on_a_rounded_trunk(model, precision, depth, tmp_path):
+    settings = dataclasses.replace(FAST, trunk_precision=precision)
     branch = tl.tune(read(messages()), model, depth=depth, settings=settings, out=tmp_path / "run")
     again = tl.load(tmp_path / "run")
-    assert again.backbone.trunk_precision == "int8"
+    assert again.backbone.trunk_precision == precision
     texts = [row["text"] for row in messages()]
     assert [one.value for one in again.predict(texts)] == [one.value for one in branch.predict(texts)]
+
+
+def test_qlora_keeps_few_bytes_and_says_how_many(model, tmp_path):
+    """4 bits below the cut and above it: what is left in float are embeddings, norms and biases."""
+    branches = {
+        name: tl.tune(read(messages()), model, method=method, depth=1, settings=dataclasses.replace(FAST, trunk_precision=name))
+        for name, method in (("float32", "lora"), ("int8", "lora"), ("nf4", "lora:bits=4"))
+    }
+    told = {name: branch.report.model for name, branch in branches.items()}
+    assert len({(one["trained"], one["bytes"], one["total"]) for one in told.values()}) == 1
+    whole = branches["float32"].backbone.stack
+    linear = sum(layer.weight.numel() for layer in whole.modules() if isinstance(layer, torch.nn.Linear))
+    assert told["float32"]["frozen_bytes"] - told["nf4"]["frozen_bytes"] == linear * 4 - linear // 2 - linear // 16
+    assert told["int8"]["frozen_bytes"] > told["float32"]["frozen_bytes"], "the integers lie beside the floats"
+    tensors = [*whole.parameters(), *whole.buffers()]
+    assert told["float32"]["frozen_bytes"] == sum(tensor.nbytes for tensor in tensors)
+    branches["nf4"].save(tmp_path / "branch")
+    again = tl.load(tmp_path / "branch")
+    texts = [row["text"] for row in messages()]
+    assert [one.probability for one in again.predict(texts)] == [one.probability for one in branches["nf4"].predict(texts)]
 
 
 def test_depth_all_has_no_trunk_to_round(model):

@@ -1,8 +1,9 @@
 """Method: low-rank updates beside the linear layers above the cut, injected by PEFT. Source: Hu et al. 2021 (LoRA), section 4.1.
 
 Its kin are options: DoRA (Liu et al. 2024, equation 5), rsLoRA (Kalajdzievski 2023, theorem 3.2), LoRA+ (Hayou et al. 2024,
-section 4), and the starts of PiSSA (Meng et al. 2024, section 3) and EVA (Paischer et al. 2024, section 3). Where we differ: EVA's ranks stay alike
-(its rho = 1), for a saved branch has the shapes that its options say; and it looks at some thousand tokens, not until the directions settle.
+section 4), QLoRA (Dettmers et al. 2023, equation 5), and the starts of PiSSA (Meng et al. 2024, section 3) and EVA (Paischer et al. 2024, section 3).
+Where we differ: EVA's ranks stay alike (its rho = 1), for a saved branch has the shapes that its options say; and it looks at some thousand tokens, not
+until the directions settle. QLoRA's merge gives float32 weights that answer alike; PEFT rounds them to 4 bits again, which moves answers.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from peft.utils.incremental_pca import IncrementalPCA
 from trunkline.choices import between, one_of
 from trunkline.errors import OptionError
 from trunkline.model.guide import Guide
-from trunkline.model.injected import inject, injected, merged, targets, transposed
+from trunkline.model.injected import in_four_bits, inject, injected, merged, targets, transposed
 from trunkline.model.network import Network, own
 from trunkline.types import Batch
 
 STARTS = ("zero", "pissa", "eva")
+BITS = (4, 32)
 _TOKENS, _AT_ONCE = 2048, 256
 """EVA looks at so many tokens of the training rows, and takes them up in pieces of so many."""
 
@@ -35,7 +37,7 @@ class Config:
     dora: length and direction of a weight's columns are learned apart; rslora: the update is scaled by alpha / sqrt(rank);
     ratio: the learning rate of the B matrices over that of the A matrices, 16 in LoRA+; start: "zero"; "pissa", which puts the strongest
     directions of a weight into the update and leaves the rest frozen; or "eva", where A begins as the directions in which the layer's inputs vary
-    most on the training rows.
+    most on the training rows; bits: of the frozen weights of linear layers above the cut, 32 or 4 (QLoRA).
     """
 
     rank: int = 16
@@ -46,6 +48,7 @@ class Config:
     rslora: bool = False
     ratio: float = 1.0
     start: str = "zero"
+    bits: int = 32
     learning_rate: float = 1e-3
 
     def __post_init__(self) -> None:
@@ -54,6 +57,8 @@ class Config:
         between("dropout", self.dropout, 0.0, 0.9)
         between("ratio", self.ratio, 1e-3, 1e3)
         one_of("start", self.start, STARTS)
+        if self.bits not in BITS:
+            raise OptionError(f"bits={self.bits}: use 32, which leaves the frozen weights as they are, or 4.")
         between("learning_rate", self.learning_rate, 1e-8, 1.0)
 
 
@@ -78,11 +83,13 @@ def graft(network: Network, config: Config) -> None:
         init_lora_weights="pissa" if config.start == "pissa" else True,
     )
     inject(network, lora)
+    if config.bits == 4:  # now, so that DoRA's lengths and PiSSA's directions are those of the float weights
+        in_four_bits(network)
     network.guide = _Kin(config)
 
 
 def merge(network: Network) -> Network:
-    """A network of plain layers, each update added into its weight: the same answers, nothing beside the layers."""
+    """A network of plain layers, each update added into its weight (a 4-bit one taken back to float32): the same answers, nothing beside the layers."""
     return merged(network)
 
 

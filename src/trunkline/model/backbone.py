@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +22,11 @@ from trunkline.choices import one_of
 from trunkline.errors import ModelError, OptionError
 from trunkline.model import configs, safety, sources
 from trunkline.model.families import Family, family
-from trunkline.model.precision import PRECISIONS, each_length, lower
-from trunkline.model.stacks import at, bottom, joined, shared, top
+from trunkline.model.nf4 import Nf4Linear, give_back
+from trunkline.model.precision import PRECISIONS, ROUNDS_INPUTS, each_length, lower
+from trunkline.model.stacks import at, bottom, joined, put, shared, top
 from trunkline.model.tokenizer import Tokenizer
+from trunkline.model.weights import float_formats
 from trunkline.model.writing.decoder import Below
 
 Depth = int | str
@@ -39,12 +42,14 @@ class Backbone:
 
     id: SHA-256 of configuration, weights and tokenizer; layers: how many can be cut; width: D;
     max_tokens: the longest text it reads; ends: ids that end a text it writes; trunk_precision: what its trunks compute in (precision.py).
+    With "nf4" the model itself is in 4 bits, and nothing of the float weights is kept.
     """
 
     def __init__(self, name: str, folder: Path, model: Any, identity: str, trunk_precision: str = "float32") -> None:
         one_of("trunk_precision", trunk_precision, PRECISIONS)
         self.name, self.folder, self.id, self.trunk_precision = name, folder, identity, trunk_precision
         self._trunks: dict[int, Trunk] = {}
+        self._published: weakref.WeakValueDictionary[str, nn.Parameter] = weakref.WeakValueDictionary()
         self.config: Any = model.config
         self.family: Family = family(self.config.model_type)
         self.model: nn.Module = model.eval().requires_grad_(False)
@@ -61,6 +66,11 @@ class Backbone:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    def held(self) -> Iterator[nn.Module]:
+        """The modules whose tensors this backbone keeps in memory: the model, and rounded trunks beside it."""
+        yield self.model
+        yield from (trunk._stack for trunk in self._trunks.values())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Backbone:
         return self  # frozen: a copy of a branch stands on the same one
@@ -99,12 +109,40 @@ class Backbone:
     def upper(self, depth: Depth) -> nn.Module:
         """The layers above the cut as a stack of their own (for "all", the whole stack), over the same parameters.
 
-        Called with inputs_embeds (S, T, D) and attention_mask (S, T); gives last_hidden_state (S, T, D).
+        Called with inputs_embeds (S, T, D) and attention_mask (S, T); gives last_hidden_state (S, T, D). A backbone in 4 bits reads their float
+        weights again, which come on the processor whatever its device.
         """
+        return self._in_float(self.above(depth), depth)
+
+    def above(self, depth: Depth) -> nn.Module:
+        """The same as this backbone holds it, in 4 bits if it is."""
         self.check_depth(depth)
         if depth == ALL:
             return copy.deepcopy(self.stack, shared(self.stack))
         return top(self.stack, self.family, self.layers - int(depth))
+
+    def place(self, name: str, depth: Depth) -> str:
+        """The name in `model` of a module that has this name in `upper(depth)`."""
+        return self._moved(self.family.stack, name, 0 if depth == ALL else self.layers - int(depth))
+
+    def _moved(self, half: str, name: str, cut: int) -> str:
+        start = f"{self.family.layers}."
+        if name.startswith(start):
+            number, _, rest = name.removeprefix(start).partition(".")
+            name = f"{start}{int(number) + cut}.{rest}"
+        return f"{half}.{name}" if half else name
+
+    def _in_float(self, stack: nn.Module, depth: Depth) -> nn.Module:
+        """The stack with plain layers in the place of its 4-bit ones; stacks that are there at the same time share the weights."""
+        names = [name for name, module in stack.named_modules() if isinstance(module, Nf4Linear)] if depth != 0 else []
+        weights = {name: self._published.get(self.place(name, depth)) for name in names}
+        if not all(weight is not None for weight in weights.values()):
+            model, dtype = _read(self.folder, _as_stored(self.folder)), next(self.model.parameters()).dtype
+            weights = {name: _frozen(model.get_submodule(self.place(name, depth)).weight, dtype) for name in names}
+            self._published.update({self.place(name, depth): weight for name, weight in weights.items() if weight is not None})
+        for name, weight in weights.items():
+            put(stack, name, at(stack, name).plain(weight))
+        return stack
 
     def whole(self, upper: nn.Module, depth: Depth) -> nn.Module:
         """The whole stack, from token ids, with the layers of a branch's `upper` in place of the backbone's own."""
@@ -138,14 +176,20 @@ class BothHalves(Backbone):
         encoder, at_depth = self.stored(depth)
         return encoder.trunk(at_depth)
 
-    def upper(self, depth: Depth) -> nn.ModuleDict:
+    def above(self, depth: Depth) -> nn.ModuleDict:
         """The layers above the cut: "decoder", and "encoder" where the depth reaches it."""
         encoder, in_encoder = self.stored(depth)
         if depth == ALL:
             memo = shared(self.model)
             return nn.ModuleDict({"encoder": copy.deepcopy(self.stack, memo), "decoder": copy.deepcopy(self.decoder, memo)})
         halves = {"decoder": top(self.decoder, self.family, self._decoder_cut(depth))}
-        return nn.ModuleDict(halves | ({"encoder": encoder.upper(in_encoder)} if in_encoder else {}))
+        return nn.ModuleDict(halves | ({"encoder": encoder.above(in_encoder)} if in_encoder else {}))
+
+    def place(self, name: str, depth: Depth) -> str:
+        half, _, rest = name.partition(".")
+        if half == "encoder":
+            return self.encoder.place(rest, depth if depth == ALL else self.stored(depth)[1])
+        return self._moved(self.family.decoder, rest, 0 if depth == ALL else self._decoder_cut(depth))
 
     def whole(self, upper: nn.Module, depth: Depth) -> nn.ModuleDict:
         """Both halves, from token ids, with the layers of a branch's `upper` in place of the backbone's own."""
@@ -180,9 +224,11 @@ class Trunk:
         mark = "" if precision == "float32" else f"@{precision}"
         self.id = hashlib.sha256(f"{backbone.id}:{cut}{mark}".encode()).hexdigest()
         self.width, self.pad_id = backbone.width, backbone.tokenizer.pad_id
-        self._stack = copy.deepcopy(backbone.stack, shared(backbone.stack)) if mark else backbone.stack
+        self._stack, self._each_length = backbone.stack, precision in ROUNDS_INPUTS
+        if self._each_length:
+            self._stack = copy.deepcopy(backbone.stack, shared(backbone.stack))
+            lower(self._stack, precision, keep=at(self._stack, backbone.family.layers)[cut:])
         layers = list(at(self._stack, backbone.family.layers))
-        lower(self._stack, precision, keep=layers[cut:])
         norm = at(self._stack, backbone.family.norm) if backbone.family.norm else None
         self._stop_at = norm if cut == backbone.layers else layers[cut]
 
@@ -198,7 +244,7 @@ class Trunk:
         """
         given = ids.to(self.device), None if types is None else types.to(self.device)
         mask = None if mask is None else mask.to(self.device)
-        return self._run(mask, *given) if self._stack is self.backbone.stack else each_length(self._run, mask, *given)
+        return each_length(self._run, mask, *given) if self._each_length else self._run(mask, *given)
 
     def _run(self, mask: torch.Tensor | None, ids: torch.Tensor, types: torch.Tensor | None) -> torch.Tensor:
         given = {"input_ids": ids, "attention_mask": None if mask is None else mask.long()}
@@ -215,8 +261,10 @@ class Lift:
             raise OptionError(f"from depth {low} to {high}: states go up only, from a cut to one with fewer layers above it.")
         (backbone, lowest), (_, highest) = backbone.stored(low), backbone.stored(high)
         low, high = int(lowest), int(highest)
-        self.device, self.same, self._precision = backbone.device, low == high, backbone.trunk_precision
-        self._stack = lower(backbone.upper(low).eval(), self._precision)
+        self.device, self.same, self._each_length = backbone.device, low == high, backbone.trunk_precision in ROUNDS_INPUTS
+        self._stack = backbone.above(low).eval()
+        if self._each_length:
+            lower(self._stack, backbone.trunk_precision)
         norm = at(self._stack, backbone.family.norm) if backbone.family.norm else None
         self._stop_at = norm if high == 0 else at(self._stack, backbone.family.layers)[low - high]
 
@@ -226,7 +274,7 @@ class Lift:
         if self.same:
             return hidden
         hidden, mask = hidden.to(self.device), None if mask is None else mask.to(self.device)
-        return self._run(mask, hidden) if self._precision == "float32" else each_length(self._run, mask, hidden)
+        return each_length(self._run, mask, hidden) if self._each_length else self._run(mask, hidden)
 
     def _run(self, mask: torch.Tensor | None, hidden: torch.Tensor) -> torch.Tensor:
         return _until(self._stop_at, self._stack, {"inputs_embeds": hidden, "attention_mask": None if mask is None else mask.long()})
@@ -235,12 +283,34 @@ class Lift:
 def load_backbone(
     name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, trunk_precision: str = "float32"
 ) -> Backbone:
-    """A backbone by name, hub id or folder, frozen and in eval mode. trunk_precision: "float32", "bfloat16" or "int8".
+    """A backbone by name, hub id or folder, frozen and in eval mode. trunk_precision: "float32", "bfloat16", "int8" or "nf4".
 
     Raises: OptionError for an unknown precision; ModelError when it is not found, not safe to load, of an unknown family, or its
     weights do not fit its configuration.
     """
+    one_of("trunk_precision", trunk_precision, PRECISIONS)
     folder = sources.locate(name)
+    if trunk_precision == "nf4":  # of numbers as the files hold them: in float32 the model would be there once as a whole
+        model = lower(_read(folder, _as_stored(folder)), trunk_precision).to(dtype)
+        give_back()
+    else:
+        model = _read(folder, dtype)
+    return Backbone(str(name), folder, model.to(device), sources.model_id(folder), trunk_precision)
+
+
+def _as_stored(folder: Path) -> torch.dtype:
+    """The number format of a model's files, or float32 where they hold another, or several."""
+    formats = {"F16": torch.float16, "BF16": torch.bfloat16}
+    found = float_formats(folder)
+    return formats.get(*found, torch.float32) if len(found) == 1 else torch.float32
+
+
+def _frozen(weight: torch.Tensor, dtype: torch.dtype) -> nn.Parameter:
+    return nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+
+
+def _read(folder: Path, dtype: torch.dtype) -> Any:
+    """The library's model in a folder, on the processor, once it is seen to be safe and whole."""
     safety.verify(folder)
     config = safety.read_config(folder)
     family(config["model_type"])
@@ -255,7 +325,7 @@ def load_backbone(
         )
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # its output is not used; without it a pass is a little cheaper
-    return Backbone(str(name), folder, model.to(device), sources.model_id(folder), trunk_precision)
+    return model
 
 
 def _ends(folder: Path, config: Any, tokenizer: Tokenizer) -> tuple[int, ...]:

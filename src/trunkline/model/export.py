@@ -24,6 +24,7 @@ from trunkline.errors import ArtefactError, OptionError
 from trunkline.model.backbone import ALL, Backbone
 from trunkline.model.injected import injected, transposed
 from trunkline.model.network import Network
+from trunkline.model.nf4 import Nf4Linear
 from trunkline.model.writing.language import LanguageHead
 from trunkline.types import Spec
 
@@ -86,6 +87,10 @@ def adapter(network: Network) -> tuple[PeftConfig, dict[str, torch.Tensor]]:
             f"trunk_precision={backbone.trunk_precision!r}: the update was learned on a rounded trunk, and the plain model has none. "
             "Tune with --trunk-precision float32 to export."
         )
+    if any(isinstance(layer.get_base_layer(), Nf4Linear) for layer in layers.values()):
+        raise OptionError(
+            "bits=4: the update was learned on layers in 4 bits, and the plain model has others. Tune with lora:bits=32 to export."
+        )
     places = {place(network, name): layer for name, layer in layers.items()}
     if isinstance(next(iter(layers.values())), IA3Layer):
         return _ia3(network, places)
@@ -94,23 +99,10 @@ def adapter(network: Network) -> tuple[PeftConfig, dict[str, torch.Tensor]]:
 
 def place(network: Network, name: str) -> str:
     """The name in the whole model of a module that has this name in `network.upper`."""
-    family, half, cut, front = network._backbone.family, network._backbone.family.stack, 0, ""
-    both: Any = network._backbone
-    if isinstance(network.upper, nn.ModuleDict):
-        half, _, name = name.partition(".")
-        half = family.stack if half == "encoder" else family.decoder
-    if network.depth != ALL and half == family.decoder and half:
-        cut = max(0, both.decoder_layers - int(network.depth))
-    elif network.depth != ALL:
-        encoder, depth = both.stored(network.depth)
-        cut = encoder.layers - int(depth)
-    if isinstance(network.head, LanguageHead) and network.head.model is not None and not half:
+    front = ""
+    if isinstance(network.head, LanguageHead) and network.head.model is not None and not network.backbone.family.stack:
         front = f"{network.head.model.shell.base_model_prefix}."
-    start = f"{family.layers}."
-    if name.startswith(start):
-        number, _, rest = name.removeprefix(start).partition(".")
-        name = f"{start}{int(number) + cut}.{rest}"
-    return f"{front}{half}.{name}" if half else f"{front}{name}"
+    return front + network.backbone.place(name, network.depth)
 
 
 def _ia3(network: Network, places: dict[str, Any]) -> tuple[PeftConfig, dict[str, torch.Tensor]]:

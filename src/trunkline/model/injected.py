@@ -16,6 +16,9 @@ from transformers.pytorch_utils import Conv1D
 
 from trunkline.errors import OptionError
 from trunkline.model.network import Network
+from trunkline.model.nf4 import Nf4Linear, give_back
+from trunkline.model.precision import lower
+from trunkline.model.stacks import put
 
 _KEYS_VALUES = ("key", "value", "k_proj", "v_proj", "k", "v", "k_lin", "v_lin", "key_proj", "value_proj",
                 "qkv_proj", "c_attn", "query_key_value", "Wqkv")  # fmt: skip
@@ -87,9 +90,21 @@ def injected(network: Any) -> dict[str, Any]:
     return {name: module for name, module in network.upper.named_modules() if isinstance(module, LoraLayer | IA3Layer)}
 
 
+def in_four_bits(network: Network) -> None:
+    """Round the frozen linear layers above the cut to 4 bits, those below PEFT's too; what the backbone holds in 4 bits already is shared with it."""
+    lower(network.upper, "nf4", keep=[part for layer in injected(network).values() for part in (layer.lora_A, layer.lora_B)])
+    for name, module in network.upper.named_modules():
+        if isinstance(module, Nf4Linear):
+            module.share(network.backbone.model.get_submodule(network.backbone.place(name.removesuffix(".base_layer"), network.depth)))
+    give_back()
+
+
 def merged(network: Network) -> Network:
     """A network of plain layers, what PEFT's layers add worked into the weights: the same answers, nothing beside the layers."""
     plain = copy.deepcopy(network)
+    for name, module in list(plain.upper.named_modules()):
+        if isinstance(module, Nf4Linear):
+            put(plain.upper, name, module.plain())
     for name, module in injected(plain).items():
         module.merge(safe_merge=True)
         parent, _, last = name.rpartition(".")

@@ -1,7 +1,8 @@
-"""The number formats that a trunk can compute in: float32, as the model is, bfloat16 and int8. Each but float32 is a trunk of its own.
+"""The number formats that a trunk can compute in: float32, as the model is, bfloat16, int8 and nf4. Each but float32 is a trunk of its own.
 
 Only the linear layers change, where nearly all of the work is. What stands between them (embeddings, attention, norms, activations,
 residual sums) stays the library's, in float32; so one way serves every family. A branch is tuned and served on the same rounded states.
+bfloat16 and int8 are for speed, and keep the float weights beside the rounded ones; nf4 (nf4.py) is for memory, and keeps nothing else.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from trunkline.choices import one_of
 from trunkline.errors import OptionError
+from trunkline.model.nf4 import Nf4Linear
 
 LINEAR = (nn.Linear, Conv1D)
 
@@ -58,8 +60,16 @@ class Int8Linear(nn.Module):
         return found.view(*x.shape[:-1], -1).to(x.dtype)
 
 
-PRECISIONS: dict[str, type[Bfloat16Linear] | type[Int8Linear] | None] = {"float32": None, "bfloat16": Bfloat16Linear, "int8": Int8Linear}
+PRECISIONS: dict[str, type[Bfloat16Linear] | type[Int8Linear] | type[Nf4Linear] | None] = {
+    "float32": None,
+    "bfloat16": Bfloat16Linear,
+    "int8": Int8Linear,
+    "nf4": Nf4Linear,
+}
 """What stands in for a linear layer. Whoever changes how one of them rounds gives it a new name: the name is hashed into trunk ids."""
+
+ROUNDS_INPUTS = ("bfloat16", "int8")
+"""Those that round what goes into a layer too, so that the last bit of a sum can become a whole step (see `each_length`)."""
 
 
 def lower(stack: nn.Module, precision: str, keep: Iterable[nn.Module] = ()) -> nn.Module:
@@ -77,7 +87,8 @@ def lower(stack: nn.Module, precision: str, keep: Iterable[nn.Module] = ()) -> n
         raise OptionError(
             f"trunk_precision={precision!r}: {type(stack).__name__} has no linear layers that can be replaced. Use 'float32'."
         )
-    for parent, name, child in linear:
+    while linear:  # each float weight can go as soon as there is another
+        parent, name, child = linear.pop()
         if id(child) not in kept:
             setattr(parent, name, kind(child))
     return stack

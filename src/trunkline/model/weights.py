@@ -47,6 +47,12 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in shards]
 
 
+def float_formats(folder: Path) -> set[str]:
+    """The number formats of the floating-point tensors in a folder, as the files call them: {"BF16"}."""
+    headers = [check_safetensors(path) for path in weight_files(folder)]
+    return {entry["dtype"] for header in headers for entry in header.values() if "F" in entry["dtype"]}
+
+
 def check_safetensors(path: Path) -> dict[str, Any]:
     """The tensors that a safetensors file declares (name -> dtype, shape, data_offsets), after all its promises were checked.
 

@@ -25,6 +25,7 @@ from trunkline.evaluation.kinds.spans import f1
 from trunkline.evaluation.measure import drawn, remarks, samples, tables, truth_and_scores, written
 from trunkline.evaluation.metrics import METRICS, compute, suited
 from trunkline.evaluation.report import Report
+from trunkline.model.nf4 import count
 from trunkline.states.collate import Source
 from trunkline.states.encode import EncodeReport
 from trunkline.train import machine
@@ -196,9 +197,17 @@ def _model(branch: Branch, method: str) -> dict[str, Any]:
         "method": method,
         "trained": sum(p.numel() for p in learned),
         "bytes": sum(p.numel() * p.element_size() for p in learned),
-        "total": sum(p.numel() for p in branch.backbone.stack.parameters()) + sum(p.numel() for p in branch.network.head.parameters()),
+        "frozen_bytes": _frozen_bytes(branch),
+        "total": count(branch.backbone.stack, branch.network.head),
         "dtype": branch.states,
     }
+
+
+def _frozen_bytes(branch: Branch) -> int:
+    """Of the frozen tensors in memory, each once: of the backbone, of rounded trunks beside it, and above the cut."""
+    modules = (*branch.backbone.held(), branch.network)
+    tensors = {t.data_ptr(): t.nbytes for module in modules for t in (*module.parameters(), *module.buffers())}
+    return sum(size for at, size in tensors.items() if at not in {p.data_ptr() for p in branch.network.learned().values()})
 
 
 def _cost(done: Run) -> dict[str, Any]:

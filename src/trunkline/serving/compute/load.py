@@ -49,7 +49,9 @@ class Shelf:
     def _found(self, identity: str, precision: str) -> Backbone | None:
         if (identity, precision) in self._kept:
             return self._kept[identity, precision]
-        other = next((one for (name, _), one in self._kept.items() if name == identity), None)
+        if precision == "nf4":  # which keeps no float weights, and can lend none
+            return None
+        other = next((one for (name, held), one in self._kept.items() if name == identity and held != "nf4"), None)
         return Backbone(other.name, other.folder, other.model, other.id, precision) if other else None
 
 

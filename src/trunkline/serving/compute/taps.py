@@ -10,7 +10,7 @@ from torch import nn
 
 from trunkline.model.backbone import Backbone, Trunk
 from trunkline.model.batches import pad
-from trunkline.model.precision import each_length
+from trunkline.model.precision import ROUNDS_INPUTS, each_length
 from trunkline.model.stacks import at
 from trunkline.serving.compute import onnx_layers
 from trunkline.types import Tokens
@@ -84,8 +84,8 @@ class Taps:
 
         given = ids.to(device), None if types is None else types.to(device)
         padded = None if bool(mask.all()) else mask.to(device)
-        precise = self.backbone.trunk_precision == "float32"
-        together = run(padded, *given) if precise else each_length(run, padded, *given)
+        alone = self.backbone.trunk_precision in ROUNDS_INPUTS
+        together = each_length(run, padded, *given) if alone else run(padded, *given)
         return dict(zip(ordered, together.float().cpu().split(self.backbone.width, -1), strict=True))
 
 
