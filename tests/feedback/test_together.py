@@ -24,9 +24,9 @@ class Held:
         store._database.writing = self.writing  # type: ignore[method-assign]
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self, busy: Callable[[], object] | None = None) -> Iterator[Connection]:
         self.count, self.open = self.count + 1, True
-        with self._real() as connection:
+        with self._real(busy) as connection:
             self.begun.set()
             assert self.go.wait(30)
             yield connection

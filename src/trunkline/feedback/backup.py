@@ -12,6 +12,7 @@ from trunkline.errors import FeedbackError, OptionError
 from trunkline.feedback.database import Database
 from trunkline.feedback.schema import contents, events, meta, migrate
 from trunkline.feedback.store import FeedbackStore, Found
+from trunkline.feedback.turns import LOCKS
 
 from sqlalchemy import delete, select  # isort: skip  (behind ours: database.py says which extra is missing)
 
@@ -47,7 +48,7 @@ def backup(place: str | Path, out: str | Path) -> Found:
     except (sqlite3.Error, OSError) as error:
         raise FeedbackError(f"{out}: the backup could not be written ({error}).") from error
     finally:
-        for left in ("", "-wal", "-shm", ".lock"):
+        for left in ("", "-wal", "-shm", *LOCKS):
             Path(f"{temporary}{left}").unlink(missing_ok=True)
     return found
 

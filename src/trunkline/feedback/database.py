@@ -1,20 +1,20 @@
 """A database that keeps what it acknowledged: SQLite in a file (write-ahead log, every commit synced), or PostgreSQL by URL.
 
-One writer at a time, since each event holds the hash of the one before. On SQLite a file lock makes writers queue in the kernel, where
+One writer at a time, since each event holds the hash of the one before. On SQLite file locks make writers take turns (turns.py), where
 SQLite's own way would have them try again after a while, and sometimes give up; on PostgreSQL an advisory lock does.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from trunkline.errors import FeedbackDamagedError, FeedbackError, FeedbackFullError, MissingExtra, OptionError
+from trunkline.feedback.turns import Turns
 
 try:
     from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
@@ -24,6 +24,8 @@ except ModuleNotFoundError as error:
     raise MissingExtra("sqlalchemy", "feedback", "the feedback store") from error
 
 LOCK_SECONDS = 30
+_LOG_PAGES = 4000
+"""The log is written into the database when it has so many pages: four times SQLite's default, since all who write then wait for that too."""
 _OPENS = "trunkline_opens"  # the words that open a transaction on SQLite
 _ADVISORY = 0x7472756E6B6C696E  # "trunklin" as a number: the lock of writers on PostgreSQL
 _FULL, _DAMAGED, _NO_DATABASE, _READ_ONLY, _INPUT_OUTPUT, _BUSY = (
@@ -51,14 +53,15 @@ class Database:
         return str(self.file) if self.file is not None else self.url.render_as_string(hide_password=True)
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self, busy: Callable[[], object] | None = None) -> Iterator[Connection]:
         """A transaction that no other writer runs beside. It is on the disk when the block has ended, or nothing of it is.
 
+        busy: called, on SQLite, where another process writes: before waiting for it, and behind it. What it raises ends the waiting
         Raises: FeedbackError, FeedbackFullError, FeedbackDamagedError.
         """
         if self.read_only:
             raise FeedbackDamagedError(f"{self}: is open for reading only, since it is damaged. Restore a backup.")
-        with self._explained(), self._alone(), self.engine.connect() as plain:
+        with self._explained(), self._alone(busy), self.engine.connect() as plain:
             connection = plain.execution_options(**{_OPENS: "BEGIN IMMEDIATE"})
             with connection.begin():
                 if self.file is None:
@@ -98,22 +101,25 @@ class Database:
     def _prepare(self, connection: sqlite3.Connection, record: Any) -> None:
         """Every commit synced, what is deleted overwritten, nothing in temporary files."""
         connection.isolation_level = None  # transactions begin where we say so
-        pragmas = ["synchronous=FULL", "fullfsync=ON", "secure_delete=ON", "temp_store=MEMORY", "foreign_keys=ON"]
+        pragmas = [
+            "synchronous=FULL",
+            "fullfsync=ON",
+            "secure_delete=ON",
+            "temp_store=MEMORY",
+            "foreign_keys=ON",
+            f"wal_autocheckpoint={_LOG_PAGES}",
+        ]
         for pragma in [f"busy_timeout={LOCK_SECONDS * 1000}", *pragmas]:
             connection.execute(f"PRAGMA {pragma}")
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """The file lock of writers. It goes with the process that holds it, also by SIGKILL."""
+    def _alone(self, busy: Callable[[], object] | None = None) -> Iterator[None]:
+        """While no other process writes."""
         if self.file is None or self.read_only:
             yield
             return
-        descriptor = os.open(f"{self.file}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with Turns(self.file).turn(busy):
             yield
-        finally:
-            os.close(descriptor)
 
     def _touch(self, file: Path) -> None:
         """Make the file, closed to others: what is in it is as private as the texts."""

@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trunkline.errors import FeedbackConflictError, FeedbackDamagedError, FeedbackError
+from trunkline.errors import FeedbackDamagedError, FeedbackError
 from trunkline.feedback.database import LOCK_SECONDS, Database
-from trunkline.feedback.entry import Record, chain_hash, checked, content_hash, to_bytes
+from trunkline.feedback.entry import Record, chain_hash, checked, content_hash
 from trunkline.feedback.schema import contents, events, meta, migrate
-from trunkline.feedback.together import Together
+from trunkline.feedback.together import Together, Wanted
+from trunkline.feedback.writer import ENTRY, Writer, id_of, put
 
-from sqlalchemy import Connection, delete, or_, select, update  # isort: skip  (behind ours: database.py says which extra is missing)
+from sqlalchemy import Connection, delete, or_, select  # isort: skip  (behind ours: database.py says which extra is missing)
 
-ENTRY, FORGET = "entry", "forget"
+FORGET = "forget"
 _PURGE_SECONDS = 20
 _PAGE = 1000
 
@@ -49,7 +48,7 @@ class FeedbackStore:
 
     def __init__(self, place: str | Path) -> None:
         self._database = Database(place)
-        self._together = Together(lambda: self._database.writing())  # looked up each time: a damaged store gets another one
+        self._together = Together(lambda wanted: self._writer.keep(wanted))  # looked up each time: a damaged store gets another one
         self.damage: str | None = None
         try:
             self._open()
@@ -65,14 +64,11 @@ class FeedbackStore:
         Raises: DataError for an entry that is refused; FeedbackConflictError where the key was used for another entry; FeedbackFullError,
         FeedbackDamagedError, FeedbackError where it could not be kept.
         """
-        made = _checked(entry, who)
-        return self._together.run(lambda connection: self._add(connection, made, who, idempotency_key))
+        return self._together.add(Wanted(_checked(entry, who), who, idempotency_key))
 
     def add_all(self, entries: Sequence[tuple[Mapping[str, Any], str | None]], *, who: str) -> list[str]:
         """Keep entries with their keys, all or none, as `add` does one."""
-        made = [(_checked(entry, who), key) for entry, key in entries]
-        with self._database.writing() as connection:
-            return [self._add(connection, entry, who, key) for entry, key in made]
+        return self._writer.keep_all([Wanted(_checked(entry, who), who, key) for entry, key in entries])
 
     def records(self, *, branch: str | None = None, upto: int | None = None) -> Iterator[Record]:
         """What is kept, oldest first, of one branch or all, up to a number. Each is compared with its hashes before it is given.
@@ -122,14 +118,15 @@ class FeedbackStore:
             if found:
                 states(found)
         with self._database.writing() as connection:
+            self._writer.left.take()  # in no file may there be anything of the person: who left something and still runs keeps it afterwards
             numbers = self._of(connection, subject)
             if states is not None and numbers - told:
                 states(self._new(connection, subject, told)[1])
             if numbers:
                 for some in _some(sorted(numbers)):
                     connection.execute(delete(contents).where(contents.c.number.in_(some)))
-                self._append(connection, FORGET, "", "", None, {"forgotten": sorted(numbers), "who": who})
-                _put(connection, purge="yes")
+                self._writer.append(connection, FORGET, "", "", None, {"forgotten": sorted(numbers), "who": who})
+                put(connection, purge="yes")
         self._purge()
         return len(numbers)
 
@@ -166,7 +163,7 @@ class FeedbackStore:
         self._integrity()
         with self._database.writing() as connection:
             migrate(connection)
-            self._salt, self._first = _secrets(connection)
+            self._use(connection)
             unfinished = connection.execute(select(meta.c.value).where(meta.c.name == "purge")).scalar_one() == "yes"
         if unfinished:  # a kill came between forgetting and wiping
             self._purge()
@@ -176,7 +173,11 @@ class FeedbackStore:
         self._database.close()
         self._database = Database(place, read_only=True)
         with self._database.reading() as connection:  # where not even this works, the error goes up
-            self._salt, self._first = _secrets(connection)
+            self._use(connection)
+
+    def _use(self, connection: Connection) -> None:
+        self._salt, self._first = _secrets(connection)
+        self._writer = Writer(self._database, self._salt, self._first)
 
     def _integrity(self) -> None:
         """SQLite's own check of its pages. Raises: FeedbackDamagedError."""
@@ -190,49 +191,6 @@ class FeedbackStore:
             )
 
     # Writing: within a transaction.
-
-    def _add(self, connection: Connection, entry: dict[str, Any], who: str, key: str | None) -> str:
-        hashed = None if key is None else hashlib.sha256(f"{self._salt}:{who}:{key}".encode("utf-8", "surrogatepass")).hexdigest()
-        if hashed is not None and (there := self._known(connection, hashed, {**entry, "who": who})):
-            return there
-        version = entry.get("version", "")
-        return self._append(connection, ENTRY, entry["branch"], version, hashed, {**entry, "who": who})
-
-    def _known(self, connection: Connection, key: str, body: dict[str, Any]) -> str | None:
-        """The id of the entry with this key. Raises: FeedbackConflictError where that was another entry."""
-        joined = select(events, contents.c.salt).outerjoin(contents, contents.c.number == events.c.number)
-        row = connection.execute(joined.where(events.c.key == key)).one_or_none()
-        if row is None:
-            return None
-        if row.salt is None or content_hash(row.salt, to_bytes(body).decode()) != row.content:
-            raise FeedbackConflictError(
-                f"the idempotency key was used for {'an entry that was forgotten' if row.salt is None else 'another entry'}, "
-                f"{_id(row.number, row.chain)}. Use a new key for a new entry."
-            )
-        return _id(row.number, row.chain)
-
-    def _append(self, connection: Connection, kind: str, branch: str, version: str, key: str | None, body: dict[str, Any]) -> str:
-        last, _, before = connection.execute(select(meta.c.value).where(meta.c.name == "head")).scalar_one().partition(":")
-        number, at, salt, text = int(last) + 1, _now(), secrets.token_hex(32), to_bytes(body).decode()
-        content = content_hash(salt, text)
-        chain = chain_hash(before or self._first, number, at, kind, branch, version, key, content)
-        connection.execute(
-            events.insert(),
-            {
-                "number": number,
-                "at": at,
-                "kind": kind,
-                "branch": branch,
-                "version": version,
-                "key": key,
-                "content": content,
-                "chain": chain,
-            },
-        )
-        where = {"subject": body.get("subject"), "request": body.get("request"), "who": body["who"]}
-        connection.execute(contents.insert(), {"number": number, **where, "salt": salt, "body": text})
-        _put(connection, head=f"{number}:{chain}")
-        return _id(number, chain)
 
     def _of(self, connection: Connection, subject: str) -> set[int]:
         """The numbers of the entries by or about a person, and of those about the same requests."""
@@ -262,7 +220,7 @@ class FeedbackStore:
         else:
             self._purge_file()
         with self._database.writing() as connection:
-            _put(connection, purge="no")
+            put(connection, purge="no")
 
     def _purge_file(self) -> None:
         with self._database.alone() as connection:
@@ -302,7 +260,7 @@ class FeedbackStore:
                 raise self._changed(f"event {number} is not what was written ({error})") from error
             before = row.chain
             entry = {name: value for name, value in body.items() if name != "who"} if body and row.kind == ENTRY else None
-            yield row, Record(number, _id(number, row.chain), row.at, row.branch, row.version, body["who"] if body else None, entry)
+            yield row, Record(number, id_of(number, row.chain), row.at, row.branch, row.version, body["who"] if body else None, entry)
         head = connection.execute(select(meta.c.value).where(meta.c.name == "head")).scalar_one()
         if head != (f"{number}:{before}" if number else "0:"):
             raise self._changed(f"its last event should be {head[:24]} and is {number}")
@@ -353,19 +311,6 @@ def _some(values: list[Any]) -> Iterator[list[Any]]:
     """So many at a time as fit into one statement."""
     for start in range(0, len(values), _PAGE):
         yield values[start : start + _PAGE]
-
-
-def _put(connection: Connection, **values: str) -> None:
-    for name, value in values.items():
-        connection.execute(update(meta).where(meta.c.name == name).values(value=value))
-
-
-def _id(number: int, chain: str) -> str:
-    return f"{number}-{chain[:16]}"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 _COUNTED: dict[str, Callable[[Record, dict[str, Any]], bool]] = {
