@@ -3,10 +3,11 @@
     python bench/serve.py                       # minilm, Banking77's test texts (TRUNKLINE_DATA), some minutes
     python bench/serve.py --requests 200 --out bench/out
 
-Servers run in processes of their own with one thread each, on the cores that this command may use; the client is not counted. "per cpu second":
-requests by the processor time of the server and its workers (others on the machine change that less than the clock on the wall). p50 is by the
-clock. Every request is another text, and states are not kept (--cache-mb 0). The branches have drawn weights and Banking77's 77 labels: speed does
-not depend on what they learned. Their answers are compared first: same labels, and by how much probabilities differ.
+One server of ours for each precision of the trunk, and that of pipelines, which are float32; all are asked in turns. Servers run in processes
+of their own with one thread each, on the cores that this command may use; the client is not counted. "requests a cpu second": by the processor
+time of the server and its workers (others on the machine change that less than the clock on the wall). p50 is by the clock. Every request is
+another text, and states are not kept (--cache-mb 0). The branches have drawn weights and Banking77's 77 labels: speed does not depend on what
+they learned. Their answers are compared first: same labels, and by how much probabilities differ (int8: bench/int8_parity.py, of tuned ones).
 
 The peer is a FastAPI application with one `text-classification` pipeline for each branch: a whole model with the branch's own weights, mean pooling
 and the linear layer. One request runs them one after the other, one request at a time (faster than in threads that compete for one core).
@@ -56,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="minilm")
     parser.add_argument("--requests", type=int, default=120, help="of each measurement; those of the slowest are a third")
-    parser.add_argument("--precision", default="float32", help="of our trunk: float32 or int8")
+    parser.add_argument("--precisions", nargs="+", default=["float32", "int8"], help="of our trunk, a server each")
     parser.add_argument("--runtime", default="auto")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path)
@@ -74,18 +75,14 @@ def main() -> None:
     texts, labels = [row["text"] for row in rows], sorted({row["category"] for row in rows})
     random.Random(0).shuffle(texts)
     with tempfile.TemporaryDirectory() as folder:
-        made = save(Path(folder), asked.model, labels, asked.precision)
-        made = {name: path for name, path in made.items() if not asked.quick or name in EIGHT}
-        result = {
-            "model": asked.model,
-            "precision": asked.precision,
-            "machine": describe(torch.device("cpu")),
-            **measure(made, texts, asked),
-        }
+        made = {one: save(Path(folder) / one, asked.model, labels, one) for one in asked.precisions}
+        if asked.quick:
+            made = {one: {name: path for name, path in paths.items() if name in EIGHT} for one, paths in made.items()}
+        result = {"model": asked.model, "machine": describe(torch.device("cpu")), **measure(made, texts, asked)}
     show(result)
     if asked.out:
         asked.out.mkdir(parents=True, exist_ok=True)
-        (asked.out / f"serve-{asked.precision}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        (asked.out / "serve.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def save(folder: Path, model: str, labels: list[str], precision: str) -> dict[str, Path]:
@@ -105,60 +102,59 @@ def save(folder: Path, model: str, labels: list[str], precision: str) -> dict[st
     return made
 
 
-def measure(made: dict[str, Path], texts: list[str], asked: argparse.Namespace) -> dict[str, Any]:
-    found: dict[str, Any] = {"ours": {}, "peer": {}}
+def measure(made: dict[str, dict[str, Path]], texts: list[str], asked: argparse.Namespace) -> dict[str, Any]:
+    found: dict[str, Any] = {"ours": {one: {} for one in made}, "peer": {}, "runtimes": {}, "equal": {}}
     ours, theirs = (inside if asked.inside else outside)(made, asked)
+    few = max(10, asked.requests // 3)
+    loads = [
+        ("1 branch, 1 at a time", ["b0"], asked.requests, 1),
+        ("1 branch, 32 at a time", ["b0"], 2 * asked.requests, 32),
+        ("8 branches, 1 at a time", EIGHT, few, 1),
+        ("8 branches, 32 at a time", EIGHT, 2 * few, 32),
+    ]
+    tens = [("1 head", HEADS[:1]), ("10 heads", HEADS), ("1 of depth 1", ONES[:1]), ("10 of depth 1", ONES)]
+    loads += [(name, wanted, asked.requests, 1) for name, wanted in tens if not asked.quick]
     try:
-        ours.wait()
-        theirs.wait()
-        found["runtimes"] = [one["runtime"] for one in ours.get("/v1/branches")["branches"] if one["name"] in ("b0", "h0")]
-        found["equal"] = equal(ours, theirs, texts[:8])
-        few = max(10, asked.requests // 3)
+        for server in (*ours.values(), theirs):
+            server.wait()
+        for one, server in ours.items():
+            said = {about["name"]: about["runtime"] for about in server.get("/v1/branches")["branches"]}
+            found["runtimes"][one], found["equal"][one] = said["b0"], equal(server, theirs, texts[:8])
         for _ in range(asked.rounds):  # in turns, so that what else runs here meets all alike
-            for name, wanted, count, at_once in (
-                ("1 branch, 1 at a time", ["b1"], asked.requests, 1),
-                ("1 branch, 32 at a time", ["b1"], 2 * asked.requests, 32),
-                ("8 branches, 1 at a time", EIGHT, few, 1),
-                ("8 branches, 32 at a time", EIGHT, 2 * few, 32),
-            ):
-                found["ours"].setdefault(name, []).append(ours.load(texts, wanted, count, at_once))
-                found["peer"].setdefault(name, []).append(theirs.load(texts, wanted, count, at_once))
-                print(name, found["ours"][name][-1], found["peer"][name][-1], file=sys.stderr)
-            tens = [("1 head", HEADS[:1]), ("10 heads", HEADS), ("1 of depth 1", ONES[:1]), ("10 of depth 1", ONES)]
-            tens = [] if asked.quick else tens
-            for name, wanted in tens:
-                found["ours"].setdefault(name, []).append(ours.load(texts, wanted, asked.requests, 1))
+            for name, *load in loads:
+                for one, server in ours.items():
+                    found["ours"][one].setdefault(name, []).append(server.load(texts, *load))
+                if load[0] in (["b0"], EIGHT):
+                    found["peer"].setdefault(name, []).append(theirs.load(texts, *load))
+                print(name, {one: round(runs[name][-1]["per_cpu_second"], 1) for one, runs in found["ours"].items()}, file=sys.stderr)
     finally:
-        ours.stop()
-        theirs.stop()
+        for server in (*ours.values(), theirs):
+            server.stop()
     return found
 
 
-def outside(made: dict[str, Path], asked: argparse.Namespace) -> tuple[Running, Running]:
-    command = [
-        "-m",
-        "trunkline.cli",
-        "serve",
-        *map(str, made.values()),
-        *["--port", "0", "--threads", "1", "--workers", "1", "--cache-mb", "0"],
-    ]
-    ours = Running([*command, "--runtime", asked.runtime, *["--max-wait", "600", "--deadline", "600", "--stuck-seconds", "600"]])
-    return ours, Running([__file__, "--peer", *(str(made[name]) for name in EIGHT)])
+def outside(made: dict[str, dict[str, Path]], asked: argparse.Namespace) -> tuple[dict[str, Running], Running]:
+    told = ["--port", "0", "--threads", "1", "--workers", "1", "--cache-mb", "0", "--runtime", asked.runtime]
+    patient = ["--max-wait", "600", "--deadline", "600", "--stuck-seconds", "600"]
+    ours = {one: Running(["-m", "trunkline.cli", "serve", *map(str, paths.values()), *told, *patient]) for one, paths in made.items()}
+    first = next(iter(made.values()))
+    return ours, Running([__file__, "--peer", *(str(first[name]) for name in EIGHT)])
 
 
-def inside(made: dict[str, Path], asked: argparse.Namespace) -> tuple[Running, Running]:
+def inside(made: dict[str, dict[str, Path]], asked: argparse.Namespace) -> tuple[dict[str, Running], Running]:
     torch.set_num_threads(1)
     settings = ServeSettings(port=0, threads=1, cache_mb=0, runtime=asked.runtime, max_wait=600.0, deadline=600.0)
-    ours, theirs = InThread(), InThread()
-    address = ours.stack.enter_context(serving(list(made.values()), settings))
-    ours.port = int(address.rpartition(":")[2])
-    ready = threading.Event()
+    ours: dict[str, Running] = {}
+    for one, paths in made.items():
+        ours[one] = server = InThread()
+        server.port = int(server.stack.enter_context(serving(list(paths.values()), settings)).rpartition(":")[2])
+    theirs, ready, first = InThread(), threading.Event(), next(iter(made.values()))
 
     def say(address: str) -> None:
         theirs.port = int(address.rpartition(":")[2])
         ready.set()
 
-    threading.Thread(target=peer, args=([str(made[name]) for name in EIGHT], say), daemon=True).start()
+    threading.Thread(target=peer, args=([str(first[name]) for name in EIGHT], say), daemon=True).start()
     ready.wait()
     return ours, theirs
 
@@ -328,26 +324,31 @@ def peer(folders: list[str], say: Callable[[str], None] = lambda address: print(
 
 
 def show(result: dict[str, Any]) -> None:
-    equal = result["equal"]
-    print(f"{result['model']}, {result['precision']}, one thread, {result['machine']['processor']}; runs in {result['runtimes']}")
-    print(
-        f"{equal['same_label']} of {equal['answers']} labels the same, largest difference of a probability {equal['largest_difference']:.1e}"
-    )
-    print(f"{'':26} {'per cpu second':>22} {'p50 ms':>16} {'ratio':>6} {'(range)':>12}")
-    for name, ours in result["ours"].items():
-        theirs = result["peer"].get(name)
-        line = f"{name:26} {_median(ours, 'per_cpu_second'):10.1f}"
-        line += f" {_median(theirs, 'per_cpu_second'):11.1f}" if theirs else " " * 12
-        line += f" {1e3 * _median(ours, 'p50'):8.1f}" + (f" {1e3 * _median(theirs, 'p50'):7.1f}" if theirs else " " * 8)
-        if theirs:
-            ratios = [a["per_cpu_second"] / b["per_cpu_second"] for a, b in zip(ours, theirs)]
-            line += f" {statistics.median(ratios):6.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-        print(line)
-    for one, ten in (("1 head", "10 heads"), ("1 of depth 1", "10 of depth 1")):
-        if one not in result["ours"]:
-            continue
-        ratios = [a["per_cpu_second"] / b["per_cpu_second"] for a, b in zip(result["ours"][one], result["ours"][ten])]
-        print(f"{ten} : {one}, processor time of a request: {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})")
+    """A table for each precision, as docs/serve.md has it; a ratio is that of a round, and its range over rounds stands behind it."""
+    print(f"{result['model']}, one thread, {result['machine']['processor']}")
+    for one, ours in result["ours"].items():
+        same = result["equal"][one]
+        print(
+            f"\nTrunk in {one}, runs in {result['runtimes'][one]}; {same['same_label']} of {same['answers']} labels as the pipelines say, ",
+            end="",
+        )
+        print(f"largest difference of a probability {same['largest_difference']:.1e}")
+        print("\n| | requests a cpu second | pipelines | ratio | p50 ms | pipelines | ratio |\n|---|--:|--:|--:|--:|--:|--:|")
+        for name, theirs in result["peer"].items():
+            rates, waits = _ratio(ours[name], theirs, "per_cpu_second"), _ratio(theirs, ours[name], "p50")
+            speeds = f"{_median(ours[name], 'per_cpu_second'):.1f} | {_median(theirs, 'per_cpu_second'):.1f} | {rates}"
+            print(f"| {name} | {speeds} | {1e3 * _median(ours[name], 'p50'):.1f} | {1e3 * _median(theirs, 'p50'):.1f} | {waits} |")
+        for first, ten in (("1 head", "10 heads"), ("1 of depth 1", "10 of depth 1")):
+            if ten in ours:
+                print(f"\n{ten} : {first}: p50 {_ratio(ours[ten], ours[first], 'p50')} times", end="")
+                print(
+                    f" ({1e3 * _median(ours[first], 'p50'):.1f} ms alone), processor time {_ratio(ours[first], ours[ten], 'per_cpu_second')} times"
+                )
+
+
+def _ratio(runs: list[dict[str, float]], others: list[dict[str, float]], name: str) -> str:
+    ratios = [a[name] / b[name] for a, b in zip(runs, others)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
 def _median(runs: list[dict[str, float]], name: str) -> float:

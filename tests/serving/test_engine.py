@@ -13,10 +13,12 @@ from tests import tiny
 from tests.serving.samples import asked, branch, together
 from trunkline.errors import ArtefactError, OptionError
 from trunkline.model.backbone import load_backbone
+from trunkline.model.precision import processor_has
 from trunkline.serving.compute.engine import Engine
 from trunkline.serving.compute.load import Shelf
 from trunkline.serving.compute.pool import version_of
 from trunkline.serving.compute.queue import Ask
+from trunkline.serving.compute.taps import ALIKE, Taps
 from trunkline.serving.compute.wire import packed, receive
 from trunkline.serving.compute.worker import Worker
 from trunkline.types import Output
@@ -135,6 +137,27 @@ def test_a_rounded_trunk_gives_the_same_in_any_batch(precision, tiny_folder):
         assert found["one"]["label"] == alone[at]["label"]
         assert np.abs(scores(found["one"]) - scores(alone[at])).max() <= FLOAT32  # its layers above the cut are float32
     engine.close()
+
+
+@pytest.mark.skipif(not processor_has("avx512_vnni", "avx_vnni"), reason="int8 runs in torch where a processor has no instruction for it")
+def test_int8_in_onnx_is_that_of_torch_and_of_no_neighbour(tiny_folder):
+    """Bars A11 and S26: its states are alike those that torch gives, and no bit of them changes with the batch, 200 mixed ones with an outlier."""
+    whole = load_backbone(tiny_folder("bert"), trunk_precision="int8")
+    cut = whole.layers - 1
+    plain, fast = Taps(whole, [cut]), Taps(whole, [cut])
+    assert fast.may_use_onnx()
+    fast.use_onnx(1)
+    texts = [whole.tokenizer.encode(text, max_tokens=64)[0] for text in [*TEXTS, "order " * 30, "a", "退款 " * 12]]
+    alone = [fast([one], [cut])[0][cut][0] for one in texts]
+    for one, found in zip(texts, alone):
+        wanted = plain([one], [cut])[0][cut][0]
+        assert torch.nn.functional.cosine_similarity(found, wanted, -1).mean() >= ALIKE
+        assert torch.nn.functional.cosine_similarity(found - wanted.mean(0), wanted - wanted.mean(0), -1).mean() >= ALIKE
+    outlier, draw = whole.tokenizer.encode("refund " * 60, max_tokens=64)[0], random.Random(0)
+    for _ in range(200):
+        some = [draw.randrange(len(texts)) for _ in range(draw.randint(1, 8))]
+        states, _ = fast([*(texts[at] for at in some), outlier], [cut])
+        assert all(torch.equal(row[: len(texts[at])], alone[at]) for at, row in zip(some, states[cut]))
 
 
 @pytest.mark.parametrize("order", [("float32", "nf4"), ("nf4", "float32"), ("nf4", "int8")])

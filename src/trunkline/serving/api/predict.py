@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
-from contextlib import suppress
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -20,6 +19,7 @@ from trunkline.serving.edge.guard import request_id
 from trunkline.serving.refused import Refused
 from trunkline.serving.service import Service
 
+T = TypeVar("T")
 STATUS = {
     "too_many_tokens": 422,
     "too_expensive": 422,
@@ -116,21 +116,27 @@ async def answer(service: Service, asked: Predict, rows: list[dict[str, Any]], k
     return {"answers": answers, "versions": {name: version.id for name, version in versions.items()}, "tokens": reply["tokens"]}
 
 
-async def unless_gone(request: Request, work: Any) -> Any:
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """What `work` gives; it is stopped as soon as the client has left."""
-    task = asyncio.ensure_future(work)
+    mine, busy, left = asyncio.current_task(), True, False
+
+    def stop(gone: asyncio.Future[None]) -> None:
+        nonlocal left
+        if busy and mine is not None and not gone.cancelled():
+            left = True
+            mine.cancel()
+
     gone = asyncio.ensure_future(_gone(request))
+    gone.add_done_callback(stop)
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise Refused(499, "client_left", "The client left.")
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if not left or mine is None or mine.uncancel():  # a server that ends cancels too
+            raise
+        raise Refused(499, "client_left", "The client left.") from None
     finally:
-        for one in (task, gone):
-            one.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                if one is task and not one.done():
-                    await one
+        busy = False
+        gone.cancel()
 
 
 async def _gone(request: Request) -> None:

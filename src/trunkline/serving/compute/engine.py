@@ -1,7 +1,7 @@
-"""The engine: branches in memory, a thread that makes texts into tokens, and one that computes batch after batch.
+"""The engine: branches in memory, and a thread that computes batch after batch. Texts become tokens in the thread that asks.
 
 Requests that come while a batch is computed are the next batch, sorted by length, up to a budget of tokens. When nothing is going on a
-request is computed at once. Torch and ONNX Runtime let the interpreter go while they compute, so both threads get on.
+request is computed at once. Torch and ONNX Runtime let the interpreter go while they compute, so both get on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ TOKENS_PER_GATHER = 1024
 
 
 class Engine:
-    """`add` and `remove` branches at any time, `ask` from any thread. runtime: "auto", "torch" or "onnx"."""
+    """`add` and `remove` branches at any time, `ask` from any thread but an event loop's. runtime: "auto", "torch" or "onnx"."""
 
     def __init__(self, *, threads: int = 1, runtime: str = "auto", cache_bytes: int = 64 << 20) -> None:
         self.shelf, self.cache = Shelf(), StatesCache(cache_bytes)
@@ -46,11 +45,10 @@ class Engine:
         self.loaded: dict[str, Loaded] = {}
         self.taps: dict[str, Taps] = {}
         self._lock = threading.Lock()
-        self._coming: SimpleQueue[Ask | None] = SimpleQueue()
+        self._asking = threading.Lock()
         self._queue, self._began = FairQueue(), 0.0
-        self._threads = [threading.Thread(target=run, daemon=True, name=run.__name__) for run in (self._prepare, self._compute)]
-        for thread in self._threads:
-            thread.start()
+        self._thread = threading.Thread(target=self._compute, daemon=True, name="compute")
+        self._thread.start()
 
     def load(self, version: str, folder: Path, model: str | None = None) -> dict[str, Any]:
         """Serve the branch in a folder. Raises: as `add`; ArtefactError, ModelError where it cannot be loaded, or is not that version any more."""
@@ -103,8 +101,18 @@ class Engine:
         }
 
     def ask(self, ask: Ask) -> None:
-        """Take a request; its `done` is called once."""
-        self._coming.put(ask)
+        """Take a request, whose texts become tokens here and now; its `done` is called once, later or before this returns."""
+        if ask.is_late():
+            _finish(ask, _error("too_late", "The deadline passed, or the client left, before the request was computed."))
+            return
+        try:
+            with self._asking:  # a tokenizer holds how long its texts may be
+                self._items(ask)
+        except TrunklineError as error:
+            _finish(ask, _error("unusable_input", str(error)))
+        except Exception as error:  # a row that a task or a tokenizer cannot take ends its own request, never the thread
+            log.error("prepare failed: %s", type(error).__name__)
+            _finish(ask, _error("unusable_input", "A branch cannot read an input: perhaps it lacks a field, such as text_b."))
 
     def busy_seconds(self) -> float:
         """For how long the batch at hand has been computed; 0 between batches."""
@@ -116,10 +124,9 @@ class Engine:
         return sum(taps.passes for taps in self.taps.values())
 
     def close(self) -> None:
-        """Answer what was asked, and end both threads."""
-        self._coming.put(None)
-        for thread in self._threads:
-            thread.join()
+        """Answer what was asked, and end the thread."""
+        self._queue.close()
+        self._thread.join()
 
     def _stack(self) -> None:
         """Heads right on one trunk, with one pooling, become one product."""
@@ -132,20 +139,6 @@ class Engine:
             stack = Stack(together) if len(together) > 1 else None
             for version in together:
                 self.loaded[version].stack = stack
-
-    def _prepare(self) -> None:
-        while (ask := self._coming.get()) is not None:
-            if ask.is_late():
-                _finish(ask, _error("too_late", "The deadline passed, or the client left, before the request was computed."))
-                continue
-            try:
-                self._items(ask)
-            except TrunklineError as error:
-                _finish(ask, _error("unusable_input", str(error)))
-            except Exception as error:  # a row that a task or a tokenizer cannot take ends its own request, never the thread
-                log.error("prepare failed: %s", type(error).__name__)
-                _finish(ask, _error("unusable_input", "A branch cannot read an input: perhaps it lacks a field, such as text_b."))
-        self._queue.close()
 
     def _items(self, ask: Ask) -> None:
         """Puts the ask into the queue with its items, or answers it where it is too large."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from trunkline.errors import ArtefactError, TrunklineError
@@ -17,6 +18,7 @@ class Inside:
 
     def __init__(self, settings: ServeSettings) -> None:
         self._engine = Engine(threads=settings.threads or 1, runtime=settings.runtime, cache_bytes=settings.cache_mb << 20)
+        self._asking = ThreadPoolExecutor(1, "ask")
         self.restarts = 0
 
     def is_ready(self) -> bool:
@@ -46,7 +48,7 @@ class Inside:
             loop.call_soon_threadsafe(keep, found)
 
         ask = Ask.of(request, done)
-        self._engine.ask(ask)
+        self._asking.submit(self._engine.ask, ask)  # texts become tokens off the event loop
         try:
             async with asyncio.timeout(request["seconds"]):
                 return await reply
@@ -54,4 +56,5 @@ class Inside:
             ask.cancelled = not reply.done() or reply.cancelled()
 
     async def close(self) -> None:
+        await asyncio.to_thread(self._asking.shutdown)
         await asyncio.to_thread(self._engine.close)

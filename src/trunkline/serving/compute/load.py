@@ -17,7 +17,7 @@ from trunkline.branch import Branch
 from trunkline.errors import OptionError
 from trunkline.model.backbone import Backbone
 from trunkline.serving.compute.batch import Loaded
-from trunkline.serving.compute.taps import EQUAL, Taps
+from trunkline.serving.compute.taps import ALIKE, EQUAL, Taps
 from trunkline.types import Batch, Tokens
 
 log = logging.getLogger("trunkline.serving")
@@ -58,7 +58,8 @@ class Shelf:
 def pick(taps: Taps, loaded: Loaded, cuts: set[int], runtime: str, threads: int) -> Taps:
     """The trunk for these cuts and the branch's own, and the branch's layers, each in torch or in ONNX Runtime.
 
-    "auto" takes ONNX Runtime where it is faster in a short measurement; it is never taken where the numbers are further than 1e-4 apart.
+    "auto" takes ONNX Runtime where it is faster in a short measurement; it is never taken where the numbers are further than 1e-4 apart,
+    or of a trunk in int8 their mean cosine is below 0.99.
 
     Raises: OptionError where "onnx" is asked for and cannot be.
     """
@@ -69,7 +70,8 @@ def pick(taps: Taps, loaded: Loaded, cuts: set[int], runtime: str, threads: int)
         return fresh
     if fresh.cuts != taps.cuts and fresh.may_use_onnx():
         texts = [_texts(loaded.branch, *shape) for shape in _SHAPES]
-        _settle(fresh, lambda: [fresh(some, sorted(fresh.cuts))[0][max(fresh.cuts)] for some in texts], runtime, threads)
+        int8 = loaded.branch.backbone.trunk_precision == "int8"
+        _settle(fresh, lambda: [fresh(some, sorted(fresh.cuts))[0][max(fresh.cuts)] for some in texts], runtime, threads, int8=int8)
     if loaded.upper.may_use_onnx():
         batches = [_batch(loaded, *shape) for shape in _SHAPES]
         _settle(loaded.upper, lambda: [loaded.upper(batch).logits for batch in batches], runtime, threads)
@@ -83,18 +85,27 @@ class _Choice(Protocol):
     def use_torch(self) -> None: ...
 
 
-def _settle(choice: _Choice, run: Callable[[], list[torch.Tensor]], runtime: str, threads: int) -> None:
+def _settle(choice: _Choice, run: Callable[[], list[torch.Tensor]], runtime: str, threads: int, *, int8: bool = False) -> None:
     """Leaves the choice in ONNX Runtime where that gives the same, and is faster or was asked for."""
     with torch.inference_mode():
         plain, before = run(), _seconds(run)
         choice.use_onnx(threads)
-        apart = max(float((one - other).abs().max()) for one, other in zip(run(), plain, strict=True))
+        apart = max((_turned if int8 else _furthest)(one, other) for one, other in zip(run(), plain, strict=True))
         after = _seconds(run)
-    if not apart <= EQUAL or (runtime == "auto" and after > before):
+    if not apart <= (1 - ALIKE if int8 else EQUAL) or (runtime == "auto" and after > before):
         log.info(
             "%s stays in torch: onnx differs by %.1e and takes %.1f ms for %.1f", type(choice).__name__, apart, 1e3 * after, 1e3 * before
         )
         choice.use_torch()
+
+
+def _furthest(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).abs().max())
+
+
+def _turned(one: torch.Tensor, other: torch.Tensor) -> float:
+    """1 less the mean cosine of two tensors (..., D)."""
+    return 1 - float(torch.nn.functional.cosine_similarity(one, other, -1).mean())
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -1,7 +1,10 @@
 """Encoder layers as an ONNX Runtime session: the same numbers as torch up to rounding, several times as fast on one short text.
 
 The graph is written here, from the weights of `transformers` layers: tracing them takes seconds a start, and a branch that is added while
-serving has to be fast at once. It is used only after its states were compared with torch's (engine.py).
+serving has to be fast at once. It is used only after its states were compared with torch's (load.py).
+
+In int8 the products are those of `precision.Int8Linear`: the same integers of the weights with a scale for each output, and for each token
+its own scale. ONNX Runtime's own DynamicQuantizeLinear has one scale for a whole batch, so that an answer would depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import torch
 from torch import nn
 
 from trunkline.errors import MissingExtra
+from trunkline.model.precision import Int8Linear
 
 try:
     import onnxruntime
@@ -37,92 +41,135 @@ def fits(config: Any, layers: Sequence[nn.Module]) -> bool:
     return all(type(leaf) in _PLAIN for leaf in leaves) and all(set(_weights(layer)) == _NAMES for layer in layers)
 
 
+def embedded(stack: Any, ids: torch.Tensor, types: torch.Tensor | None) -> torch.Tensor:
+    """What enters the first layer of a stack of these families: (S, T, D) float32 of ids (S, T) and types (S, T), or None where all are 0."""
+    found = stack.embeddings(input_ids=ids, token_type_ids=types)
+    project = getattr(stack, "embeddings_project", None)
+    return found if project is None else project(found)
+
+
 class Layers:
     """hidden (S, T, D) float32, mask (S, T) bool -> (S, T, D): what the layers make of it. Runs without torch's threads."""
 
-    def __init__(self, config: Any, layers: Sequence[nn.Module], threads: int) -> None:
+    def __init__(self, config: Any, layers: Sequence[nn.Module], threads: int, precision: str = "float32") -> None:
         if onnxruntime is None:
             raise MissingExtra("onnxruntime", "serve", "ONNX Runtime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads make a busy machine slow
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(_graph(config, layers), options, providers=["CPUExecutionProvider"])
+        graph = _Graph(config, precision)
+        self._session = onnxruntime.InferenceSession(graph.model(layers), options, providers=["CPUExecutionProvider"])
 
     def __call__(self, hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
         return self._session.run(None, {"hidden": hidden, "mask": mask.astype(np.int32)})[0]
 
 
-_NAMES = {
-    f"{part}.{kind}"
-    for part in (
-        "attention.self.query",
-        "attention.self.key",
-        "attention.self.value",
-        "attention.output.dense",
-        "attention.output.LayerNorm",
-        "intermediate.dense",
-        "output.dense",
-        "output.LayerNorm",
-    )
-    for kind in ("weight", "bias")
-}
+_LINEAR = (
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+)
+_NORMS = ("attention.output.LayerNorm", "output.LayerNorm")
+_NAMES = {f"{part}.{kind}" for part in (*_LINEAR, *_NORMS) for kind in ("weight", "bias")}
 
 
 def _weights(layer: nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in layer.named_parameters()}
 
 
-def _graph(config: Any, layers: Sequence[nn.Module]) -> bytes:
-    """An ONNX model with ONNX Runtime's fused nodes: six a layer."""
-    width = config.hidden_size
-    nodes: list[Any] = []
-    constants: list[Any] = []
-    at = "hidden"
-    for number, layer in enumerate(layers):
-        at = _layer(nodes, constants, number, at, {name: one.float().numpy() for name, one in _weights(layer).items()}, config)
-    graph = helper.make_graph(
-        nodes,
-        "layers",
-        [
-            helper.make_tensor_value_info("hidden", TensorProto.FLOAT, ["S", "T", width]),
-            helper.make_tensor_value_info("mask", TensorProto.INT32, ["S", "T"]),
-        ],
-        [helper.make_tensor_value_info(at, TensorProto.FLOAT, ["S", "T", width])],
-        constants,
-    )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(_MICROSOFT, 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+class _Graph:
+    """An ONNX model with ONNX Runtime's fused nodes, layer by layer. Between its layers states are (S x T, D): a row is a token."""
 
+    def __init__(self, config: Any, precision: str) -> None:
+        self._width, self._heads, self._epsilon = config.hidden_size, config.num_attention_heads, float(config.layer_norm_eps)
+        self._int8 = precision == "int8"
+        self._nodes: list[Any] = []
+        self._constants: list[Any] = []
 
-def _layer(nodes: list[Any], constants: list[Any], number: int, at: str, weights: dict[str, np.ndarray], config: Any) -> str:
-    """Adds one layer that reads the value named `at`; the name of what it gives."""
+    def model(self, layers: Sequence[nn.Module]) -> bytes:
+        """The model of some layers, as it is written to a file: hidden (S, T, D), mask (S, T) int32 -> (S, T, D)."""
+        self._shared()
+        at = self._node("Reshape", ["hidden", "flat"], "rows", domain="")
+        for number, layer in enumerate(layers):
+            at = self._layer(f"{number}.", at, layer)
+        at = self._node("Reshape", [at, "shape"], "states", domain="")
+        states = ["S", "T", self._width]
+        given = [("hidden", TensorProto.FLOAT, states), ("mask", TensorProto.INT32, ["S", "T"])]
+        graph = helper.make_graph(
+            self._nodes,
+            "layers",
+            [helper.make_tensor_value_info(*one) for one in given],
+            [helper.make_tensor_value_info(at, TensorProto.FLOAT, states)],
+            self._constants,
+        )
+        opsets = [helper.make_opsetid("", 21), helper.make_opsetid(_MICROSOFT, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
 
-    def put(name: str, value: np.ndarray) -> str:
-        constants.append(numpy_helper.from_array(np.ascontiguousarray(value), f"{number}.{name}"))
-        return f"{number}.{name}"
+    def _shared(self) -> None:
+        """Constants and shapes that every layer reads."""
+        self._put("flat", np.array([-1, self._width]))
+        self._node("Shape", ["hidden"], "shape", domain="")
+        if self._int8:
+            for name, value in (("last", np.array([-1])), ("127", np.float32(127)), ("least", np.float32(1e-30)), ("1", np.float32(1))):
+                self._put(name, np.asarray(value))
+            self._put("zero", np.asarray(np.uint8(128)))
+            self._node("Reshape", ["hidden", "flat"], "counted", domain="")
+            self._node("Shape", ["counted"], "count", domain="", start=0, end=1)
+            self._node("Expand", ["zero", "count"], "zeros", domain="")
 
-    def node(kind: str, inputs: list[str], name: str, domain: str = _MICROSOFT, **attributes: Any) -> str:
-        nodes.append(helper.make_node(kind, inputs, [f"{number}.{name}"], domain=domain, **attributes))
-        return f"{number}.{name}"
+    def _layer(self, name: str, at: str, layer: nn.Module) -> str:
+        """One layer that reads the value named `at`; the name of what it gives."""
+        found = {one: module for one, module in layer.named_modules() if one in (*_LINEAR, *_NORMS)}
+        query_key_value = [found[one] for one in _LINEAR[:3]]
+        packed = self._product(f"{name}packed", at, query_key_value)
+        bias = self._put(f"{name}packed.bias", torch.cat([one.bias.detach() for one in query_key_value]).float().numpy())
+        three = [f"{name}{one}" for one in ("query", "key", "value")]
+        self._nodes.append(helper.make_node("Split", [packed], three, axis=-1, num_outputs=3))
+        lifted = [self._node("Reshape", [one, "shape"], f"{one}.text", domain="") for one in three]
+        mask = [] if self._int8 else ["mask"]  # in int8 texts of one length come together, without padding
+        attended = self._node("MultiHeadAttention", [*lifted, bias, *mask], f"{name}attended", num_heads=self._heads)
+        rows = self._node("Reshape", [attended, "flat"], f"{name}attended.rows", domain="")
+        mixed = self._product(f"{name}mixed", rows, [found["attention.output.dense"]])
+        middle = self._normed(f"{name}middle", mixed, at, found["attention.output.dense"], found["attention.output.LayerNorm"])
+        wide = self._product(f"{name}wide", middle, [found["intermediate.dense"]])
+        turned = self._node("BiasGelu", [wide, self._bias(f"{name}wide", found["intermediate.dense"])], f"{name}turned")
+        narrow = self._product(f"{name}narrow", turned, [found["output.dense"]])
+        return self._normed(f"{name}out", narrow, middle, found["output.dense"], found["output.LayerNorm"])
 
-    def linear(name: str) -> str:
-        return put(f"{name}.weight", weights[f"{name}.weight"].T)
+    def _product(self, name: str, at: str, linear: Sequence[Any]) -> str:
+        """Rows (S x T, K) by the weights of linear layers side by side, without their biases."""
+        if not self._int8:
+            weight = torch.cat([one.weight.detach().float() for one in linear]).t()
+            return self._node("MatMul", [at, self._put(f"{name}.weight", weight.numpy())], name, domain="")
+        rounded: list[Any] = [Int8Linear(one) for one in linear]
+        integers = self._put(f"{name}.integers", torch.cat([one.integers for one in rounded], 1).numpy())
+        scales = self._put(f"{name}.scales", torch.cat([one.scale for one in rounded]).numpy())
+        magnitudes = self._node("Abs", [at], f"{name}.magnitudes", domain="")
+        largest = self._node("ReduceMax", [magnitudes, "last"], f"{name}.largest", domain="", keepdims=0)
+        some = self._node("Max", [largest, "least"], f"{name}.some", domain="")
+        scale = self._node("Div", [some, "127"], f"{name}.scale", domain="")
+        row = self._node("QuantizeLinear", [at, scale, "zeros"], f"{name}.rounded", domain="", axis=0)
+        sums = self._node("MatMulIntegerToFloat", [row, integers, "1", scales, "zero"], f"{name}.sums")
+        return self._node("Mul", [sums, self._node("Unsqueeze", [scale, "last"], f"{name}.scale.row", domain="")], name, domain="")
 
-    three = [f"attention.self.{name}" for name in ("query", "key", "value")]
-    packed = put("packed.weight", np.concatenate([weights[f"{name}.weight"] for name in three]).T)
-    bias = put("packed.bias", np.concatenate([weights[f"{name}.bias"] for name in three]))
-    attended = node("Attention", [at, packed, bias, "mask"], "attended", num_heads=config.num_attention_heads)
-    mixed = node("MatMul", [attended, linear("attention.output.dense")], "mixed", domain="")
-    middle = _added(node, put, weights, mixed, at, "attention.output", config)
-    wide = node("MatMul", [middle, linear("intermediate.dense")], "wide", domain="")
-    turned = node("BiasGelu", [wide, put("intermediate.dense.bias", weights["intermediate.dense.bias"])], "turned")
-    narrow = node("MatMul", [turned, linear("output.dense")], "narrow", domain="")
-    return _added(node, put, weights, narrow, middle, "output", config)
+    def _normed(self, name: str, new: str, old: str, linear: Any, norm: Any) -> str:
+        """LayerNorm(new + bias + old). The node that is all of it in one, SkipLayerNormalization, takes longer than these three."""
+        given = [self._put(f"{name}.{kind}", getattr(norm, kind).detach().float().numpy()) for kind in ("weight", "bias")]
+        whole = self._node("Add", [new, self._bias(name, linear)], f"{name}.whole", domain="")
+        summed = self._node("Add", [whole, old], f"{name}.summed", domain="")
+        return self._node("LayerNormalization", [summed, *given], name, domain="", epsilon=self._epsilon)
 
+    def _bias(self, name: str, linear: Any) -> str:
+        return self._put(f"{name}.added", linear.bias.detach().float().numpy())
 
-def _added(node: Any, put: Any, weights: dict[str, np.ndarray], new: str, old: str, part: str, config: Any) -> str:
-    """LayerNorm(new + bias + old)."""
-    names = (f"{part}.LayerNorm.weight", f"{part}.LayerNorm.bias", f"{part}.dense.bias")
-    given = [put(name, weights[name]) for name in names]
-    return node("SkipLayerNormalization", [new, old, *given], f"{part}.normed", epsilon=float(config.layer_norm_eps))
+    def _put(self, name: str, value: np.ndarray) -> str:
+        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name))
+        return name
+
+    def _node(self, kind: str, inputs: list[str], name: str, domain: str = _MICROSOFT, **attributes: Any) -> str:
+        self._nodes.append(helper.make_node(kind, inputs, [name], domain=domain, **attributes))
+        return name

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from trunkline.model.backbone import Backbone, Trunk
 from trunkline.model.batches import pad
-from trunkline.model.precision import ROUNDS_INPUTS, each_length
+from trunkline.model.precision import ROUNDS_INPUTS, each_length, processor_has
 from trunkline.model.stacks import at
 from trunkline.serving.compute import onnx_layers
 from trunkline.types import Tokens
 
 EQUAL = 1e-4
 """How far states may be from torch's in float32 before ONNX Runtime is not used. Source: the rule of RELIABILITY for exports, A11."""
+ALIKE = 0.99
+"""The mean cosine with torch's that states in int8 have to have: a last bit may round another way, which is a step of 1/127. Source: A11."""
 
 
 class Taps:
@@ -37,7 +40,7 @@ class Taps:
         """From now on the layers run in ONNX Runtime, one session for what lies between two cuts. Call where `may_use_onnx`."""
         layers, parts, low = list(at(self.backbone.stack, self.backbone.family.layers)), [], 0
         for cut in sorted(self.cuts - {0}):
-            parts.append((cut, onnx_layers.Layers(self.backbone.config, layers[low:cut], threads)))
+            parts.append((cut, onnx_layers.Layers(self.backbone.config, layers[low:cut], threads, self.backbone.trunk_precision)))
             low = cut
         self._parts = parts
 
@@ -46,10 +49,12 @@ class Taps:
         self._parts = []
 
     def may_use_onnx(self) -> bool:
-        """Whether ONNX Runtime can run these layers: float32, on the processor, of a known form."""
+        """Whether ONNX Runtime can run these layers: on the processor, of a known form, float32, or int8 where its sums cannot overflow."""
         layers = list(at(self.backbone.stack, self.backbone.family.layers))
-        on_processor = self.backbone.device.type == "cpu" and self.backbone.trunk_precision == "float32"
-        return on_processor and self.backbone.family.norm is None and onnx_layers.fits(self.backbone.config, layers)
+        precision = self.backbone.trunk_precision
+        known = precision == "float32" or (precision == "int8" and processor_has("avx512_vnni", "avx_vnni"))
+        on_processor = self.backbone.device.type == "cpu" and self.backbone.family.norm is None
+        return known and on_processor and onnx_layers.fits(self.backbone.config, layers)
 
     @property
     def runtime(self) -> str:
@@ -60,33 +65,30 @@ class Taps:
         """The states (S, T, D) float32 at each of `cuts`, and the mask (S, T) bool; what stands at padded places means nothing."""
         self.passes += 1
         ids, mask, types = pad(tokens, self.backbone.tokenizer.pad_id)
-        if self._parts and max(cuts) <= self._parts[-1][0] and set(cuts) <= {0, *(cut for cut, _ in self._parts)}:
-            return self._onnx(ids, mask, types, cuts), mask
-        return self._torch(ids, mask, types, cuts), mask
-
-    def _onnx(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor | None, cuts: Sequence[int]) -> dict[int, torch.Tensor]:
-        embedded = self._torch(ids, mask, types, [0])[0]
-        found, hidden, real = {0: embedded}, embedded.numpy(), mask.numpy()
-        for cut, layers in self._parts:
-            if cut > max(cuts):
-                break
-            hidden = layers(hidden, real)
-            found[cut] = torch.from_numpy(hidden)
-        return {cut: found[cut] for cut in cuts}
-
-    def _torch(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor | None, cuts: Sequence[int]) -> dict[int, torch.Tensor]:
-        ordered = sorted(cuts)
-        trunk = self.backbone.trunk(self.backbone.layers - ordered[-1])
-        device = self.backbone.device
+        ordered, device = sorted(cuts), self.backbone.device
+        by_onnx = self._parts and ordered[-1] <= self._parts[-1][0] and set(cuts) <= {0, *(cut for cut, _ in self._parts)}
 
         def run(real: torch.Tensor | None, ids: torch.Tensor, types: torch.Tensor | None) -> torch.Tensor:
-            return torch.cat(_tapped(trunk, ordered, real, ids, types), -1)
+            found = self._onnx(ordered, real, ids, types) if by_onnx else _tapped(self._trunk(ordered), ordered, real, ids, types)
+            return found[0] if len(found) == 1 else torch.cat(found, -1)
 
         given = ids.to(device), None if types is None else types.to(device)
         padded = None if bool(mask.all()) else mask.to(device)
-        alone = self.backbone.trunk_precision in ROUNDS_INPUTS
-        together = each_length(run, padded, *given) if alone else run(padded, *given)
-        return dict(zip(ordered, together.float().cpu().split(self.backbone.width, -1), strict=True))
+        together = each_length(run, padded, *given) if self.backbone.trunk_precision in ROUNDS_INPUTS else run(padded, *given)
+        return dict(zip(ordered, together.float().cpu().split(self.backbone.width, -1), strict=True)), mask
+
+    def _trunk(self, ordered: Sequence[int]) -> Trunk:
+        return self.backbone.trunk(self.backbone.layers - ordered[-1])
+
+    def _onnx(self, ordered: Sequence[int], real: torch.Tensor | None, ids: torch.Tensor, types: torch.Tensor | None) -> list[torch.Tensor]:
+        """What enters the layer at each cut, lowest first; embedded by the library's own module, without what it does around it."""
+        hidden = onnx_layers.embedded(self._trunk(ordered)._stack, ids, types).numpy()
+        found = {0: hidden}
+        mask = np.ones(ids.shape, bool) if real is None else real.numpy()
+        for cut, layers in self._parts:
+            if cut <= ordered[-1]:
+                found[cut] = hidden = layers(hidden, mask)
+        return [torch.from_numpy(found[cut]) for cut in ordered]
 
 
 def _tapped(
