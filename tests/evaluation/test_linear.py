@@ -7,6 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
+from trunkline.evaluation import linear
 from trunkline.evaluation.linear import fit_linear
 
 RNG = np.random.default_rng(0)
@@ -56,3 +57,18 @@ def test_the_strength_is_picked_on_the_validation_rows():
     options = fit_linear(noise, truth, spec(2), validation=(noise[::-1], other)).options
     assert options["C"] in options["picked_from"]
     assert len(options["picked_from"]) > 1
+
+
+def test_the_same_problem_is_solved_once_and_another_anew(monkeypatch):
+    """The head of a probe and the baseline beside it are one problem; other rows, labels or strengths are not."""
+    solved = []
+    plain = linear._solve
+    monkeypatch.setattr(linear, "_solve", lambda *given: solved.append(1) or plain(*given))
+    rows, y = np.random.default_rng(3).normal(size=(40, 5)).astype(np.float32), np.arange(40) % 2
+    first = fit_linear(rows, y, spec(2))
+    assert fit_linear(rows.copy(), y.copy(), spec(2)) is first
+    assert len(solved) == 1
+    assert fit_linear(rows, 1 - y, spec(2)) is not first
+    assert fit_linear(rows, 1 - y, spec(2), strengths=(0.1,)).options["C"] == 0.1
+    assert fit_linear(rows + 1, 1 - y, spec(2), strengths=(0.1,)) is not first
+    assert len(solved) == 4

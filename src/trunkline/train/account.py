@@ -106,7 +106,8 @@ def _results(done: Run, branch: Branch, best: int, measured: str) -> tuple[list[
     """The rows of the table, baselines first; the scores behind them; the truth."""
     truth, tuned = _measured(branch, done, measured)
     wanted = suited(names.task(branch.task).METRICS, branch.spec.kind)
-    plain = before(Measured(branch, done.parts, done.items, done.source, measured))
+    precision = machine.precision(done.settings.precision, branch.backbone.device)
+    plain = before(Measured(branch, done.parts, done.items, done.source, measured, precision))
     scores = {result.name: result.test for result in plain} | {"tuned": tuned}
     spent = {result.name: result.seconds for result in plain} | {
         "tuned": sum(done.seconds.get(k, 0.0) for k in ("encode", "tune")) / len(done.fitted)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from trunkline import names
 from trunkline.branch import Branch
@@ -23,13 +24,17 @@ from trunkline.types import Item
 
 @dataclass(frozen=True)
 class Measured:
-    """The branch, and the rows as they were split and prepared; `part` ("test" or "validation") is what is measured on."""
+    """The branch, and the rows as they were split and prepared; `part` ("test" or "validation") is what is measured on.
+
+    precision: of the matrix products of the untuned layers, as in training
+    """
 
     branch: Branch
     parts: Split
     items: dict[str, list[Item]]
     source: Source | None
     part: str
+    precision: torch.dtype = torch.float32
 
 
 def before(on: Measured) -> list[Result]:
@@ -40,7 +45,9 @@ def before(on: Measured) -> list[Result]:
 def _labels(on: Measured) -> list[Result]:
     """The constant answer, TF-IDF, and a linear model on the untuned states."""
     rows, branch = on.parts.parts(), on.branch
-    features = {name: untuned(branch.backbone, branch.depth, items, on.source) for name, items in on.items.items() if items}
+    features = {
+        name: untuned(branch.backbone, branch.depth, items, on.source, precision=on.precision) for name, items in on.items.items() if items
+    }
     features["test"] = features[on.part]
     return baselines(rows["train"], rows[on.part], branch.spec, validation=rows["validation"], features=features)
 
@@ -79,7 +86,7 @@ def _preferences(on: Measured) -> list[Result]:
 
     def differing(part: str) -> np.ndarray:
         halves = [[replace(item, tokens=item.tokens[at : at + 1]) for item in on.items[part]] for at in (0, 1)]
-        one, other = (untuned(branch.backbone, branch.depth, half, on.source, branch.spec.pooling) for half in halves)
+        one, other = (untuned(branch.backbone, branch.depth, half, on.source, branch.spec.pooling, on.precision) for half in halves)
         return one - other
 
     states = preferences.untuned(differing("train"), differing(on.part), differing("validation"))
