@@ -38,6 +38,7 @@ import psutil
 
 from tests import tiny
 from tests.serving import samples
+from trunkline.feedback.store import FeedbackStore
 from trunkline.model.backbone import load_backbone
 from trunkline.serving.serve import serving
 from trunkline.serving.settings import ServeSettings
@@ -74,14 +75,16 @@ def branches(folder: Path) -> dict[str, Path]:
 
 
 def kills(made: dict[str, Path], count: int) -> dict[str, Any]:
-    """S20: a worker is killed while two clients ask; nobody gets a wrong answer or none."""
-    with server(made, processes=True, deadline=300.0) as address, asking(address) as seen:
-        for _ in range(count):
-            killed = workers()[0]
-            os.kill(killed, signal.SIGKILL)
-            wait(lambda killed=killed: ask(address, "GET", "/readyz")[0] == 200 and killed not in workers())  # type: ignore[misc]
-            time.sleep(random.random())
-    return {"kills": count, **judged(seen)}
+    """S20: a worker is killed while two clients ask and give feedback; nobody gets a wrong answer or none, and all feedback is kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "feedback.db"
+        with server(made, processes=True, deadline=300.0, store=FeedbackStore(place)) as address, asking(address, feedback=True) as seen:
+            for _ in range(count):
+                killed = workers()[0]
+                os.kill(killed, signal.SIGKILL)
+                wait(lambda killed=killed: {*workers()} - {killed} and ask(address, "GET", "/readyz")[0] == 200)  # type: ignore[misc]
+                time.sleep(random.random())
+        return {"kills": count, **judged(seen, place)}
 
 
 def swaps(made: dict[str, Path], count: int) -> dict[str, Any]:
@@ -91,36 +94,43 @@ def swaps(made: dict[str, Path], count: int) -> dict[str, Any]:
         for number in range(count):
             status, _ = ask(address, "PUT", "/v1/branches/one", {"folder": ("two", "one")[number % 2]})
             seen["swap", status] += 1
+            time.sleep(0.2 * random.random())
         grown = psutil.Process().memory_info().rss / memory - 1
     return {"swaps": count, "memory": f"{100 * grown:+.1f}%", **judged(seen)}
 
 
 def stops(made: dict[str, Path], count: int) -> dict[str, Any]:
-    """S21: SIGTERM while two clients ask; what was let in is answered, the process ends with 0."""
-    wrong, seconds = Counter[str](), []
-    for _ in range(count):
+    """S21: SIGTERM while two clients ask and give feedback; what was let in is answered, all feedback is kept, the process ends with 0."""
+    wrong, seconds, done = Counter[str](), [], Counter[str]()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "feedback.db"
         command = [sys.executable, "-m", "trunkline.cli", "serve", str(made["one"]), "--port", "0", "--runtime", "torch"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        address = process.stdout.readline().split()[-1]  # type: ignore[union-attr]
-        with asking(address, may_go=True) as seen:
-            time.sleep(0.2 + random.random())
-            began = time.monotonic()
-            process.send_signal(signal.SIGTERM)
-            wrong["exit"] += process.wait(60) != 0
-            seconds.append(time.monotonic() - began)
-        wrong.update(judged(seen)["wrong"])
-    return {"stops": count, "median_seconds": round(statistics.median(seconds), 2), "wrong": dict(+wrong)}
+        for _ in range(count):
+            process = subprocess.Popen([*command, "--feedback", str(place)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            address = process.stdout.readline().split()[-1]  # type: ignore[union-attr]
+            with asking(address, may_go=True, feedback=True) as seen:
+                time.sleep(0.2 + random.random())
+                began = time.monotonic()
+                process.send_signal(signal.SIGTERM)
+                wrong["exit"] += process.wait(60) != 0
+                seconds.append(time.monotonic() - began)
+            found = judged(seen, place)
+            wrong.update(found.pop("wrong"))
+            done.update(found)
+    return {"stops": count, "median_seconds": round(statistics.median(seconds), 2), **done, "wrong": dict(+wrong)}
 
 
 def fuzz(made: dict[str, Path], count: int) -> dict[str, Any]:
     """S9: requests right and wrong, NUL and half surrogates among them; no 5xx, none over 5 seconds."""
     draw, seen, slowest = random.Random(0), Counter[str](), 0.0
-    with server(made, root=str(made["one"].parent)) as address:
-        for _ in range(count):
-            began = time.monotonic()
-            status, _ = ask(address, *_odd(draw))
-            slowest = max(slowest, time.monotonic() - began)
-            seen[f"{status // 100}xx"] += 1
+    with tempfile.TemporaryDirectory() as folder:
+        store = FeedbackStore(Path(folder) / "feedback.db")
+        with server(made, root=str(made["one"].parent), store=store) as address:
+            for _ in range(count):
+                began = time.monotonic()
+                status, _ = ask(address, *_odd(draw))
+                slowest = max(slowest, time.monotonic() - began)
+                seen[f"{status // 100}xx"] += 1
     wrong = {name: number for name, number in seen.items() if name not in ("2xx", "4xx")} | ({"slow": 1} if slowest > 5 else {})
     return {"requests": count, "statuses": dict(seen), "slowest": round(slowest, 2), "wrong": wrong}
 
@@ -135,6 +145,12 @@ def _odd(draw: random.Random) -> tuple[str, str, Any]:
     }
     if draw.random() < 0.5:
         body["inputs"] = draw.choice([value, "card", ["card", "order"], [{"text": "a", "text_b": "b"}]])
+    if path == "/v1/feedback" and draw.random() < 0.7:
+        body = {
+            "branch": "one",
+            "row": {"text": "card"},
+            draw.choice(["label", "answer", "comment", "rating", "subject", "request"]): value,
+        }
     data = json.dumps(body if draw.random() < 0.8 else value).encode()
     if draw.random() < 0.3 and data:
         at = draw.randrange(len(data))
@@ -207,15 +223,18 @@ BARS: dict[str, tuple[Callable[[dict[str, Path], int], dict[str, Any]], int]] = 
 
 
 @contextmanager
-def server(made: dict[str, Path], *, processes: bool = False, **told: Any) -> Iterator[str]:
+def server(made: dict[str, Path], *, processes: bool = False, store: FeedbackStore | None = None, **told: Any) -> Iterator[str]:
     settings = ServeSettings(**{"port": 0, "runtime": "torch", "threads": 1, "drain_seconds": 10.0, **told})
-    with serving([made["one"]], settings, processes=processes) as address:
+    with serving([made["one"]], settings, processes=processes, store=store) as address:
         yield address
 
 
 @contextmanager
-def asking(address: str, *, may_go: bool = False) -> Iterator[Counter[Any]]:
-    """Two clients that ask while the block lasts. Counts (version, text, label) of answers, and what else came."""
+def asking(address: str, *, may_go: bool = False, feedback: bool = False) -> Iterator[Counter[Any]]:
+    """Two clients that ask while the block lasts, and say something of every fourth answer where there is feedback.
+
+    Counts (version, text, label) of answers, ids of feedback that was acknowledged, and what else came.
+    """
     seen, stop = Counter[Any](), threading.Event()
 
     def run() -> None:
@@ -223,14 +242,18 @@ def asking(address: str, *, may_go: bool = False) -> Iterator[Counter[Any]]:
         while not stop.is_set():
             number += 1
             text = TEXTS[number % len(TEXTS)]
+            says = feedback and number % 4 == 0
+            body = {"branch": "one", "row": {"text": text}, "rating": 1} if says else {"inputs": text}
             try:
-                status, found = ask(address, "POST", "/v1/predict", {"inputs": text})
+                status, found = ask(address, "POST", "/v1/feedback" if says else "/v1/predict", body)
             except (OSError, http.client.HTTPException):
                 seen["lost", 0 if may_go else 1] += 1
                 stop.wait(0.01)
                 continue
             if status == 200:
                 seen["answer", found["versions"]["one"], text, found["answers"][0]["one"]["label"]] += 1
+            elif status == 201:
+                seen["feedback", found["id"]] += 1
             else:
                 seen["refused", found["error"]["code"]] += 1
 
@@ -245,8 +268,11 @@ def asking(address: str, *, may_go: bool = False) -> Iterator[Counter[Any]]:
             thread.join()
 
 
-def judged(seen: Counter[Any]) -> dict[str, Any]:
-    """How many answers there were, and what was wrong: two labels for one text and version, a refusal, a lost request."""
+def judged(seen: Counter[Any], place: Path | None = None) -> dict[str, Any]:
+    """How many answers there were, and what was wrong: two labels for one text and version, a refusal, a lost request.
+
+    place: the feedback store, where what was acknowledged has to be.
+    """
     labels: dict[Any, set[str]] = {}
     for key in seen:
         if key[0] == "answer":
@@ -257,7 +283,14 @@ def judged(seen: Counter[Any]) -> dict[str, Any]:
         wrong["lost"] += number if key == ("lost", 1) else 0
         wrong["refused"] += number if key[0] == "refused" and key[1] != "draining" else 0
         wrong["swap"] += number if key[0] == "swap" and key[1] != 200 else 0
-    return {"answers": sum(number for key, number in seen.items() if key[0] == "answer"), "wrong": dict(+wrong)}
+    counts = {"answers": sum(number for key, number in seen.items() if key[0] == "answer")}
+    if place is not None:
+        acknowledged, store = {key[1] for key in seen if key[0] == "feedback"}, FeedbackStore(place)
+        store.verify()
+        wrong["unkept"] = len(acknowledged - {record.id for record in store.records()})
+        store.close()
+        counts["feedback"] = len(acknowledged)
+    return {**counts, "wrong": dict(+wrong)}
 
 
 def ask(address: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
@@ -281,7 +314,7 @@ def workers() -> list[int]:
     return found
 
 
-def wait(done: Callable[[], bool]) -> None:
+def wait(done: Callable[[], Any]) -> None:
     until = time.monotonic() + 300
     while not done():
         if time.monotonic() > until:
