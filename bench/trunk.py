@@ -145,7 +145,7 @@ def matmul_rate(precision: str, shapes: Counter[tuple[int, int]], rows: int, sec
         if precision == "int8":
             made.append(((40 * a).clamp(-127, 127).to(torch.int8), (40 * b).clamp(-127, 127).to(torch.int8).t()))
         else:
-            dtype = getattr(torch, precision)
+            dtype = getattr(torch, "float32" if precision == "nf4" else precision)  # nf4 multiplies float32
             made.append((a.to(dtype), b.to(dtype).t()))
     product = torch._int_mm if precision == "int8" else torch.mm
     for a, b in made:

@@ -379,3 +379,20 @@ def test_on_a_trunk_in_4_bits_no_weight_is_there_twice_or_in_float(tiny_folder, 
 def test_lora_in_4_bits_does_not_leave_as_an_adapter(tiny_folder, tmp_path):
     with pytest.raises(OptionError, match=r"bits=4: the update was learned on layers in 4 bits.*lora:bits=32"):
         make(tiny_folder("bert"), "classify", "lora:bits=4", 1).export(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(("task", "family"), [("generate", "llama"), ("seq2seq", "t5")])
+def test_what_is_written_on_4_bits_is_what_was_trained_on_them(task, family, tiny_folder, tmp_path):
+    """The whole model writes: its layers below the cut are those that the stored states came from."""
+    branch = make(tiny_folder(family), task, "lora:bits=4", 1, precision="nf4")
+    with torch.no_grad():
+        for name, parameter in branch.network.learned().items():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.2)
+    texts = rows(task)
+    said = [answer.value for answer in branch.predict(texts)]
+    assert said == [answer.value for answer in branch.merged().predict(texts)]
+    branch.save(tmp_path / "branch")
+    assert said == [answer.value for answer in branches.load(tmp_path / "branch").predict(texts)]
+    stack = branch.backbone.whole(branch.network.upper, 1)
+    in_float = [m for m in stack.modules() if type(m) is torch.nn.Linear and not m.weight.requires_grad]
+    assert not in_float

@@ -301,8 +301,7 @@ def load_backbone(
 def _as_stored(folder: Path) -> torch.dtype:
     """The number format of a model's files, or float32 where they hold another, or several."""
     formats = {"F16": torch.float16, "BF16": torch.bfloat16}
-    found = float_formats(folder)
-    return formats.get(*found, torch.float32) if len(found) == 1 else torch.float32
+    return next((dtype for name, dtype in formats.items() if float_formats(folder) == {name}), torch.float32)
 
 
 def _frozen(weight: torch.Tensor, dtype: torch.dtype) -> nn.Parameter:

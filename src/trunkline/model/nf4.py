@@ -3,7 +3,7 @@
 Source: Dettmers et al. 2023, QLoRA, section 3 and appendix E (the 16 values). Codes and scales are laid out as in its library, bitsandbytes. Where we
 differ: scales stay float32 (4.5 bits a weight; the paper's second quantisation makes it 4.13), and products are in float32, or under
 autocast in bfloat16. Why not bitsandbytes itself: once it is installed PEFT imports it in every run, and on some processors that import fetches native code
-from a hub where the package `kernels` is there; its kernel is twice as fast, which training and encoding do not notice (bench/nf4.py).
+from a hub where the package `kernels` is there; its kernel is two to three times as fast, which training and encoding do not notice (bench/qlora.py).
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ def quantise(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     flat = weight.detach().float().flatten()
     blocks = functional.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
     scales = blocks.abs().amax(1)
-    values = torch.tensor(VALUES, device=weight.device)
-    codes = torch.bucketize(blocks / scales.clamp(min=1e-38)[:, None], (values[1:] + values[:-1]) / 2, out_int32=True).to(torch.uint8)
+    within, values = blocks / scales.clamp(min=1e-30)[:, None], torch.tensor(VALUES)
+    codes = torch.zeros_like(within, dtype=torch.uint8)
+    for middle in ((values[1:] + values[:-1]) / 2).tolist():  # three times as fast as torch.bucketize
+        codes += within > middle
     return ((codes[:, ::2] << 4) | codes[:, 1::2]).flatten(), scales
 
 
