@@ -28,6 +28,7 @@ _PLACES = {
     "tune": "trunkline.train.tune",
     "tune_together": "trunkline.train.together",
     "compare": "trunkline.train.compare",
+    "search_options": "trunkline.train.search",
     "prompt": "trunkline.prompting.prompt",
     "align": "trunkline.alignment.align",
     "run": "trunkline.recipe.run",

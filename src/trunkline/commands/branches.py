@@ -27,6 +27,8 @@ from trunkline.train.settings import MODELS, Settings
     help=f"{listed(names.METHODS)}, with options as in lora:rank=8:dropout=0.1; several with commas between them are compared  [default: full]",
 )
 @click.option("--depth", help="how many top layers are tuned, all, or auto: found by trials  [default: auto]")
+@click.option("--search", help="try other settings first: so many (30), or for so long (10m), and tune with the best (docs/tune.md)")
+@click.option("--space", multiple=True, help="what --search tries, as in learning_rate=1e-5..1e-2 or method=full,lora")
 @click.option("--start", help="folder of a branch to go on from, with its model, labels, method and depth")
 @click.option("--before", help="a file like FILE that the start was tuned on, so that it is not forgotten (docs/tune.md)")
 @click.option("--out", help="folder for the branch; also where a stopped run goes on from")
@@ -42,9 +44,14 @@ from trunkline.train.settings import MODELS, Settings
 @click.option("--json", "as_json", is_flag=True, help="print the report as JSON")
 @reading
 @flags_of
-def tune(file: str, config: str | None, as_json: bool, others: tuple[str, ...], **told: Any) -> None:
+def tune(file: str, config: str | None, as_json: bool, others: tuple[str, ...], space: tuple[str, ...], **told: Any) -> None:
     """Tune a branch on FILE (CSV, TSV, JSON, JSON Lines, Parquet): split, check, encode, train, measure, report."""
     told, settings = chosen(told, config)
+    if told["search"]:
+        _search(file, others, space, told, settings, as_json)
+        return
+    if space:
+        raise OptionError("--space: says what a search tries. Give --search 30 too, or --search 10m.")
     if others:
         _together(file, others, told, settings, as_json)
         return
@@ -66,6 +73,32 @@ def tune(file: str, config: str | None, as_json: bool, others: tuple[str, ...], 
             f'\nSaved in {told["out"]}. Look at {Path(told["out"]) / "report.html"}, or try:\n  trunkline predict {told["out"]} "..."',
             err=True,
         )
+
+
+def _search(
+    file: str, others: tuple[str, ...], space: tuple[str, ...], told: dict[str, Any], settings: Settings, as_json: bool
+) -> None:  # fmt: skip
+    """`tune` with the best of many settings."""
+    for option in (*(name for name in ("start", "before", "alone", "sampling") if told[name]), *(["with"] if others else [])):
+        raise OptionError(f"--{option} and --search: a search is of one file and from the model itself. Leave one of the two out.")
+    asked = {k: told[k] for k in ("model", "method", "out") if told[k]} | (
+        {} if told["depth"] is None else {"depth": depth_of(told["depth"])}
+    )
+    tries: dict[str, str] = {}
+    for one in space:
+        name, equals, values = one.partition("=")
+        if not equals or name in tries:
+            raise OptionError(f"--space {one}: write option=low..high or option=one,other, each option once.")
+        tries[name.replace("-", "_")] = values
+    data = parts_of(file, told["task"], told, settings)
+    search = import_module("trunkline.train.search").search_options
+    found = search(data, trials=told["search"], space=tries, settings=settings, **asked)
+    if as_json:
+        click.echo(json.dumps({**json.loads(found.branch.report.to_json()), "searched": found.to_json()}, indent=2))
+        return
+    click.echo(f"{found}\n\n{found.branch.report}")
+    if told["out"]:
+        click.echo(f'\nSaved in {told["out"]}. Next:\n  trunkline predict {told["out"]} "..."', err=True)
 
 
 def _compare(data: Any, settings: Settings, asked: dict[str, Any], as_json: bool) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trunkline.evaluation.report import Report
 
 _ROWS_OPEN = 15  # rows of a long table that are shown before one has to unfold it
+_TRIALS = 30  # of a search for options, the best
 _TEXT = 400
 _CONTROLS = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {0x7F: 0x2421}
 _SPLITS = ("train", "validation", "test")
@@ -147,10 +148,11 @@ def _search(report: Report, words: Words) -> dict[str, Any]:
         return {}
     taken = (found["depth"], found["learning_rate"])
     trials = [
-        (t["depth"], f"{t['learning_rate']:.2g}", number(found["metric"], t["value"]), duration(t["seconds"]), (t["depth"], t["learning_rate"]) == taken)
-        for t in found["trials"]
+        (t["depth"], f"{t['learning_rate']:.2g}", number(found["metric"], t["value"]), duration(t["seconds"]), (t["depth"], t["learning_rate"]) == taken,
+         t.get("told", ""))
+        for t in found["trials"][:_TRIALS]
     ]  # fmt: skip
-    return {"metric": words.metric(found["metric"]), "trials": trials}
+    return {"metric": words.metric(found["metric"]), "trials": trials, "told": any(t[-1] for t in trials)}
 
 
 def _seeds(result: Mapping[str, Any], measured: Sequence[str], words: Words) -> str:

@@ -41,7 +41,8 @@ class Report:
     calibration  {temperature, ece_before, ece_after, bins, bins_before}
     errors       [{text, text_b, label, predicted, probability or error or neither}]
     samples      [{text, label, before, predicted}] of a task that writes texts
-    search       {depth, learning_rate, metric, why, seconds, rows: [train, validation], trials: [{depth, learning_rate, value, seconds}]}
+    search       {depth, learning_rate, metric, why, seconds, rows: [train, validation], trials: [{depth, learning_rate, value, seconds, told}]},
+                 told: further options of a trial, where those were searched too
     history      one list a seed of {step, epoch, seconds, train_loss, metrics}
     cost         {seconds: {stage: s}, tokens_per_second, peak_memory_bytes, cache_bytes}
     next         the commands that come after this one
@@ -241,12 +242,26 @@ def search_lines(report: Report) -> list[str]:
     if not found:
         return []
     metric = found["metric"]
+    if any(trial.get("told") for trial in found["trials"]):
+        return _option_lines(found)
     tried = ", ".join(f"{trial['depth']}{_rate(trial, found)}: {number(metric, trial['value'])}" for trial in found["trials"])
     name = METRICS[metric].title if metric in METRICS else metric
     train, validation = found["rows"]
     return [
         f"Depth {found['depth']} was chosen: {found['why']}.",
         f"  {name} on {validation:,} validation rows after {train:,} training rows, by depth: {tried} ({duration(found['seconds'])}).",
+    ]
+
+
+def _option_lines(found: Mapping[str, Any]) -> list[str]:
+    """Of a search for options: how many were tried, what was taken, and what the best five got."""
+    metric, (train, validation) = found["metric"], found["rows"]
+    name = METRICS[metric].title if metric in METRICS else metric
+    lines = [f"The options are {found['why']} ({duration(found['seconds'])})."]
+    lines.append(f"  {name} on {validation:,} validation rows after {train:,} training rows, the best five:")
+    return lines + [
+        f"    {number(metric, trial['value'])}  depth={trial['depth']} learning_rate={trial['learning_rate']:.2g} {trial['told']}"
+        for trial in found["trials"][:5]
     ]
 
 

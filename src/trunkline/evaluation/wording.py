@@ -74,6 +74,7 @@ CHINESE = {
     "Look at some before you trust the figures: the truth may be what is wrong.": "请先看几条再相信数字：错的可能是标注。",
     "Most confused pairs": "最易混淆的标签对",
     "Noticed in the data": "数据检查发现",
+    "Options": "选项",
     "Parameters": "参数",
     "Pearson": "皮尔逊相关系数",
     "Peak memory": "内存峰值",
@@ -105,6 +106,7 @@ CHINESE = {
     "Rows": "行数",
     "Run it again": "再次运行",
     "Search for a depth": "深度搜索",
+    "Search for options": "选项的搜索",
     "Seconds": "秒数",
     "Seeds": "随机种子",
     "Ranks": "秩",
@@ -183,6 +185,7 @@ CHINESE = {
     "Tried on some of the training and validation rows; the smallest depth that is about as good as the best is taken.": (
         "在部分训练行与验证行上试验；取与最佳深度相差无几的最小深度。"
     ),
+    "The best of the trials, by the validation rows.": "按验证集排列的最佳试验。",
     "The same data, the same 64 characters.": "数据相同，则这 64 个字符相同。",
     "Wherever the result is used, measure it again on rows from there: the interval speaks of rows like these.": (
         "换到别处使用时，请用那里的数据重新测量：区间只对同类数据有效。"

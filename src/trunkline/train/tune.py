@@ -70,7 +70,7 @@ def tune(
         old = begun(start, parts.train.task, method, depth, job.settings) if start is not None else None
         backbone = old.backbone if old else _backbone(model or MODELS[kinds[0]], job.settings).seen_by(kinds)
         job.settings = replace(job.settings, states=number_format(old.states if old else job.settings.states, backbone))
-        make = _going_on(old) if old else _maker(backbone, parts, method, job.settings)
+        make = _going_on(old) if old else maker(backbone, parts, method, job.settings)
         method, depth = (old.method, old.depth) if old else (method, depth)
         if depth != AUTO:
             backbone.check_depth(depth)
@@ -164,7 +164,7 @@ def spec_for(backbone: Backbone, train: Rows, task_options: str = "") -> Any:
     return replace(spec, **spec.learned_from(train), max_tokens=min(spec.max_tokens, backbone.max_tokens))
 
 
-def _maker(backbone: Backbone, parts: Split, method: str, settings: Settings) -> Callable[[Depth, int], Branch]:
+def maker(backbone: Backbone, parts: Split, method: str, settings: Settings) -> Callable[[Depth, int], Branch]:
     """From a depth and a seed to a fresh branch, whose new weights come from that seed and nothing else."""
     name, options = choices.split_choice(method)
     config = choices.build(names.method(name).Config, options, f"method {name!r}")
