@@ -22,7 +22,8 @@ class _Pooled(nn.Module):
         self.pooling = Pooling(width, pooling)
 
     def forward(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
-        return self.pooling(hidden, batch.mask)
+        with torch.autocast(hidden.device.type, enabled=False):  # the mean of states that are there already is exact in any precision
+            return self.pooling(hidden.float(), batch.mask)
 
 
 class _AsTheyAre(nn.Module):
