@@ -35,6 +35,7 @@ class Loaded:
     upper: Upper
     group: str
     cut: int | None
+    device: torch.device
     stack: Stack | None = None
     bounds: Bounds | None = None
 
@@ -42,7 +43,7 @@ class Loaded:
     def of(cls, version: str, branch: Branch, bounds: Bounds | None = None) -> Loaded:
         backbone = branch.backbone
         cut = None if branch.depth == ALL else backbone.layers - int(branch.depth)
-        return cls(version, branch, Upper(branch), f"{backbone.id}@{backbone.trunk_precision}", cut, bounds=bounds)
+        return cls(version, branch, Upper(branch), f"{backbone.id}@{backbone.trunk_precision}", cut, backbone.device, bounds=bounds)
 
 
 class Unanswerable(Exception):
@@ -161,20 +162,22 @@ def _branch(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> list[tuple[An
         some = [works[at] for at in together]
         batch = _gathered(loaded, some, seen) if number is None else _lying(loaded, some, seen, number)
         out = _output(loaded, batch, seen, number, some)
-        if bool(torch.isnan(out.logits[_real(out.logits, batch.mask.to(out.logits.device))]).any()):
-            raise Unanswerable(loaded.version)
-        for at, found in zip(together, zip(task.decode(out, batch, spec), _distances(loaded, batch), strict=True), strict=True):
+        if not bool(out.logits.isfinite().all()):  # in few cases only: what stands at padded places means nothing, and may be NaN
+            if bool(torch.isnan(out.logits[_real(out.logits, batch.mask.to(out.logits.device))]).any()):
+                raise Unanswerable(loaded.version)
+        distances: list[float | None] = [None] * len(some) if loaded.bounds is None else _distances(loaded.bounds, batch)
+        for at, found in zip(together, zip(task.decode(out, batch, spec), distances, strict=True), strict=True):
             answers[at] = found
     return answers
 
 
-def _distances(loaded: Loaded, batch: Batch) -> list[float | None]:
+def _distances(bounds: Bounds, batch: Batch) -> list[float | None]:
     """How far each text of a batch lies, by the mean of its states at the cut: 1 where the bound is."""
-    if loaded.bounds is None or batch.hidden is None:
+    if batch.hidden is None:
         return [None] * (int(batch.owner.max()) + 1)
     real = batch.mask[..., None].to(batch.hidden.device)
     means = batch.hidden.masked_fill(~real, 0.0).sum(1) / real.sum(1)  # what stands at padded places means nothing
-    return loaded.bounds.distances(means.double().cpu().numpy()).tolist()
+    return bounds.distances(means.double().cpu().numpy()).tolist()
 
 
 def _parts(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> list[tuple[list[int], int | None]]:
@@ -214,7 +217,7 @@ def _gathered(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> Batch:
 def _output(loaded: Loaded, batch: Batch, seen: _Seen, number: int | None, works: Sequence[Work]) -> Output:
     """What the branch makes of a batch; of heads in one product the product is computed once a pass, for all of them."""
     if loaded.stack is None or number is None or batch.hidden is None:
-        return loaded.upper(batch.to(loaded.branch.backbone.device))
+        return loaded.upper(batch if loaded.device.type == "cpu" else batch.to(loaded.device))
     key = id(loaded.stack), number
     if key not in seen.stacked:
         found, mask = seen.passes[number]
