@@ -26,8 +26,6 @@ log = logging.getLogger("trunkline.serving")
 _TRIES = 2
 """A request that two workers died of is not asked a third time: it may be the reason."""
 _LONGEST_PAUSE = 30.0
-_LARGE_PAGES = "glibc.malloc.hugetlb=1"
-"""Weights in pages of 2 MB where the system gives them: a request that comes after a pause finds its way to them sooner."""
 _LOAD_SECONDS = 600.0
 
 
@@ -206,7 +204,6 @@ class _Worker:
     async def spawn(self, threads: int, settings: ServeSettings) -> asyncio.Task[None]:
         ours, theirs = socket.socketpair()
         quiet = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-        quiet |= {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", _LARGE_PAGES)}
         command = [sys.executable, "-m", "trunkline.serving.compute.worker", str(theirs.fileno())]
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env={**os.environ, **quiet})
         theirs.close()
