@@ -208,6 +208,7 @@ def test_from_the_command_line(type_in, tiny_folder, cache, tmp_path, monkeypatc
     words = ("tune", "intents.csv", "--model", tiny_folder("bert"), "--depth", "1", "--epochs", "1", "--out", "runs")
     other = "urgency.csv:label=label:task=regress"
     said = type_in(*words, "--with", other)
+    assert f"note: {other.split(':')[0]}: Guessed: text" in said.err, "each note says which file it is about"
     assert said.code == 0, said.err
     assert "intents:" in said.out
     assert "Pearson" in said.out

@@ -123,7 +123,7 @@ def _together(file: str, others: tuple[str, ...], told: dict[str, Any], settings
             raise OptionError(
                 f"{path}: a part named {name!r} is there already, and each has a folder of its own. Write --with {path}:name=OTHER."
             )
-        parts[name] = parts_of(path, options["task"], options, settings)
+        parts[name] = parts_of(path, options["task"], {**options, "several": True}, settings)
     asked = {k: told[k] for k in ("model", "method", "out", "sampling", "alone") if told[k]}
     asked |= {} if told["depth"] is None else {"depth": depth_of(told["depth"])}
     done = import_module("trunkline.train.together").tune_together(parts, settings=settings, **asked)

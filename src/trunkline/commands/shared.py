@@ -104,11 +104,11 @@ def _hint(key: str, told: dict[str, Any]) -> Any:
 
 
 def read(path: str, task: str, told: dict[str, Any], *, labelled: bool = True, say: bool = True) -> Any:
-    """The rows of a file, read as the reading options say; what was noticed goes to stderr."""
+    """The rows of a file, read as the reading options say; what was noticed goes to stderr, with the file's name where there are several."""
     known = {k: v for k, v in told.items() if k in READING and v is not None}
     rows = import_module("trunkline.data.read").read(path, task, header=not told.get("no_header"), labelled=labelled, **known)
     for note in rows.notes if say else ():
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {f'{path}: ' if told.get('several') else ''}{note}", err=True)
     return rows
 
 
