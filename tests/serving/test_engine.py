@@ -19,9 +19,9 @@ from trunkline.serving.compute.load import Shelf
 from trunkline.serving.compute.pool import version_of
 from trunkline.serving.compute.queue import Ask
 from trunkline.serving.compute.taps import ALIKE, Taps
+from trunkline.serving.compute.upper import Upper
 from trunkline.serving.compute.wire import packed, receive
 from trunkline.serving.compute.worker import Worker
-from trunkline.types import Output
 
 TEXTS = tiny.TEXTS
 FLOAT32 = 1e-5
@@ -102,6 +102,33 @@ def test_heads_in_one_product_answer_as_alone(engine, kinds):
     assert engine.loaded["head"].stack is engine.loaded["head2"].stack is not None
     both = asked(engine, TEXTS, ["head", "head2"])["answers"]
     assert all(np.abs(scores(a["head"]) - scores(b["head"])).max() <= 1e-6 for a, b in zip(alone, both))
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnx"])
+def test_layers_that_two_branches_have_the_same_run_once_for_both(runtime, backbone, monkeypatch):
+    """As `tune_together` leaves them: the same layers, other heads. A third with other layers, or a branch asked for other rows, runs its own."""
+    one, other, third = branch(backbone, depth=1, seed=3), branch(backbone, "tag", depth=1, seed=8), branch(backbone, depth=1, seed=6)
+    other.network.upper.load_state_dict(one.network.upper.state_dict())
+    alone = {"one": one.predict(TEXTS), "other": other.predict(TEXTS)}
+    engine = Engine(cache_bytes=0, runtime=runtime)
+    for name, made in (("one", one), ("other", other), ("third", third)):
+        engine.add(name, made)
+    assert engine.loaded["other"].upper.network.upper is engine.loaded["one"].upper.network.upper, "held once"
+    assert engine.about("other")["runtime"] == engine.about("one")["runtime"] == {"trunk": runtime, "branch": runtime}
+    runs = []
+    plain = Upper.hidden
+    monkeypatch.setattr(Upper, "hidden", lambda upper, batch: runs.append(upper) or plain(upper, batch))
+    replies = asked(engine, TEXTS, ["one", "other", "third"])["answers"]
+    assert len(runs) == 2, "for one and other together, and for the third"
+    for at, reply in enumerate(replies):
+        assert reply["one"]["label"] == alone["one"][at].value
+        assert reply["other"]["entities"] == alone["other"][at].value
+    runs.clear()
+    together(engine, [(TEXTS[:2], ["one"]), (TEXTS[1:3], ["other"])])
+    assert len(runs) == 2, "other rows: nothing is computed that nobody asked for"
+    engine.remove("one")
+    assert [a["other"]["entities"] for a in asked(engine, TEXTS, ["other"])["answers"]] == [a.value for a in alone["other"]]
+    engine.close()
 
 
 @pytest.mark.parametrize(("runtime", "batches"), [("torch", 40), ("onnx", 200)])
@@ -236,14 +263,14 @@ def test_a_text_too_long_is_refused_or_cut_as_asked(engine, kinds):
 
 def test_one_bad_request_harms_itself_alone(engine, kinds, monkeypatch):
     engine.add("one", kinds["one"])
-    plain = engine.loaded["one"].upper
+    plain = Upper.hidden
 
-    def bad(batch):
+    def bad(upper, batch):
         if batch.hidden.shape[1] > 40:
             raise RuntimeError("planted")
-        return plain(batch)
+        return plain(upper, batch)
 
-    engine.loaded["one"].upper = bad
+    monkeypatch.setattr(Upper, "hidden", bad)
     replies = together(engine, [([TEXTS[0]], ["one"]), (["order " * 50], ["one"]), ([TEXTS[1]], ["one"])])
     assert ["answers" in reply for reply in replies] == [True, False, True]
     assert replies[1]["error"] == "internal"
@@ -255,15 +282,14 @@ def test_a_branch_that_gives_nan_is_named(engine, kinds, name):
     """NaN for one text: of the branch that gave it, and of that request alone."""
     for one in (name, "two"):
         engine.add(one, kinds[one])
-    upper, real = engine.loaded[name].upper, engine.loaded[name].upper.network
+    head = engine.loaded[name].upper.network.head
 
-    class Breaks(torch.nn.Module):
-        def forward(self, batch):
-            out = real(batch)
-            longest = int(batch.mask.sum(1).max())
-            return Output(torch.full_like(out.logits, torch.nan) if longest > 12 else out.logits, out.hidden, out.extra)
+    def breaks(head, given, found):
+        if int(given[1].mask.sum(1).max()) > 12:
+            return (found[0] * torch.nan, found[1]) if isinstance(found, tuple) else found * torch.nan
+        return found
 
-    upper.network = Breaks()
+    head.register_forward_hook(breaks)
     long = "my card " * 12
     replies = together(engine, [(["refund"], [name]), ([long], ["two"]), ([long], [name, "two"])])
     assert "answers" in replies[0]

@@ -72,6 +72,7 @@ class _Seen:
         self.place: dict[tuple[str, bytes], tuple[int, int]] = {}
         self.kept: dict[tuple[str, bytes], dict[int, torch.Tensor]] = {}
         self.stacked: dict[tuple[int, int], torch.Tensor] = {}
+        self.lifted: dict[tuple[str | None, int | None, int, tuple[int, ...]], torch.Tensor] = {}
 
     def states(self, tenant: str, tokens: Tokens, cut: int) -> torch.Tensor:
         """(T, D) of one text at a cut."""
@@ -215,9 +216,19 @@ def _gathered(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> Batch:
 
 
 def _output(loaded: Loaded, batch: Batch, seen: _Seen, number: int | None, works: Sequence[Work]) -> Output:
-    """What the branch makes of a batch; of heads in one product the product is computed once a pass, for all of them."""
-    if loaded.stack is None or number is None or batch.hidden is None:
-        return loaded.upper(batch if loaded.device.type == "cpu" else batch.to(loaded.device))
+    """What the branch makes of a batch; of heads in one product the product is computed once a pass, for all of them.
+
+    Layers that several branches have the same run once over the same rows, and each branch's head reads what they give.
+    """
+    there = batch if loaded.device.type == "cpu" else batch.to(loaded.device)
+    if number is None or batch.hidden is None or (loaded.stack is None and loaded.upper.same is None):
+        return loaded.upper(there)
+    if loaded.stack is None:
+        own = tuple(seen.place[work.tenant, work.item.tokens[0].key][1] for work in works)
+        same = loaded.upper.same, loaded.cut, number, own
+        if same not in seen.lifted:
+            seen.lifted[same] = loaded.upper.hidden(there)
+        return loaded.upper.head(seen.lifted[same], there)
     key = id(loaded.stack), number
     if key not in seen.stacked:
         found, mask = seen.passes[number]

@@ -66,6 +66,9 @@ class Engine:
         loaded = Loaded.of(version, branch, within)
         with self._lock:
             taps = self.taps.get(loaded.group) or Taps(branch.backbone)
+            same = [one.upper for one in self.loaded.values() if (one.group, one.cut) == (loaded.group, loaded.cut)]
+            if twin := next((upper for upper in same if upper.same and upper.same == loaded.upper.same), None):
+                loaded.upper.join(twin)
             cuts = {one.cut for one in self.loaded.values() if one.group == loaded.group and one.cut is not None}
             fresh = pick(taps, loaded, cuts, self.runtime, self.threads)
             _check(loaded, fresh)

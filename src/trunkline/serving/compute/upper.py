@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,24 +15,39 @@ from trunkline.model.backbone import ALL
 from trunkline.model.heads.pooling import PooledHead
 from trunkline.model.network import Network
 from trunkline.model.stacks import at
+from trunkline.model.writing.language import LanguageHead
 from trunkline.serving.compute import onnx_layers
 from trunkline.types import Batch, Output
 
 
 class Upper:
-    """batch -> output, as the network of a branch gives it. `runtime` says what its layers run in."""
+    """batch -> output, as the network of a branch gives it. `runtime` says what its layers run in.
+
+    same: what tells these layers from others; two branches that were tuned together have the same, and one pass of them serves both.
+    None where layers and head cannot be told apart, or there are no layers.
+    """
 
     def __init__(self, branch: Branch) -> None:
         self.network: Network = plain(branch).network.eval()
         self._backbone = branch.backbone
         self._layers: onnx_layers.Layers | None = None
+        network = self.network
+        apart = network.depth not in (ALL, 0) and network.below is None and not isinstance(network.head, LanguageHead)
+        self.same = _digest(network.upper) if apart else None
+        self._joined = False
 
     @property
     def runtime(self) -> str:
         return "onnx" if self._layers else "torch"
 
+    def join(self, other: Upper) -> None:
+        """Run what the same layers of another branch run in, over its tensors, from now on."""
+        self.network.upper, self._layers, self._joined = other.network.upper, other._layers, True
+
     def may_use_onnx(self) -> bool:
-        """Whether ONNX Runtime can run these layers: on the processor, of a known form, nothing added to them."""
+        """Whether ONNX Runtime can run these layers: on the processor, of a known form, nothing added to them, and not chosen already."""
+        if self._joined:
+            return False
         depth = self.network.depth
         if depth in (ALL, 0) or self._backbone.device.type != "cpu" or self._backbone.family.norm or self.network.below is not None:
             return False
@@ -46,15 +62,30 @@ class Upper:
         self._layers = None
 
     def __call__(self, batch: Batch) -> Output:
+        return self.network(batch) if self._layers is None or batch.hidden is None else self.head(self.hidden(batch), batch)
+
+    def hidden(self, batch: Batch) -> torch.Tensor:
+        """The last states (S, T, D) of a batch of states at the cut."""
         if self._layers is None or batch.hidden is None:
-            return self.network(batch)
-        hidden = torch.from_numpy(self._layers(batch.hidden.numpy(), batch.mask.numpy()))
+            return self.network.hidden(batch)
+        return torch.from_numpy(self._layers(batch.hidden.numpy(), batch.mask.numpy()))
+
+    def head(self, hidden: torch.Tensor, batch: Batch) -> Output:
+        """What the head makes of the last states."""
         found = self.network.head(hidden, batch)
         logits, extra = found if isinstance(found, tuple) else (found, {})
         return Output(logits, hidden, extra)
 
     def _own(self) -> list[torch.nn.Module]:
         return list(at(self.network.upper, self._backbone.family.layers))
+
+
+def _digest(layers: torch.nn.Module) -> str:
+    found = hashlib.sha256()
+    for name, tensor in layers.state_dict().items():
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def plain(branch: Branch) -> Branch:
