@@ -7,7 +7,7 @@ import pytest
 
 import trunkline as tl
 from tests.test_cli import messages, type_in, write  # noqa: F401  (a fixture)
-from tests.train.samples import settings
+from tests.train.samples import make_rows, settings
 from trunkline.branch import load
 from trunkline.data.split import split
 from trunkline.errors import OptionError
@@ -131,6 +131,15 @@ def test_bad_trials_end_early_and_do_not_win(tiny_folder, home, monkeypatch):
     early = [one for one in found.trials if one.early]
     assert all(one.options["learning_rate"] == 1e-9 for one in early)
     assert found.best.options["learning_rate"] == 0.01
+
+
+def test_of_a_metric_that_is_better_the_lower_it_is_the_lowest_wins(tiny_folder, home):
+    told = settings(test=0.3, validation=0.3, states="float32", metric="mse", epochs=2)
+    space = {"learning_rate": "0.01,1e-9", "batch_size": "8", "dropout": "0", "weight_decay": "0"}
+    found = search_options(make_rows("regress", 60), tiny_folder("bert"), trials=2, depth=1, space=space, settings=told)
+    assert {one.options["learning_rate"] for one in found.trials} <= {0.01, 1e-9}
+    assert found.best.value == min(one.value for one in found.trials)
+    assert found.branch.report.search["trials"][0]["value"] == found.best.value
 
 
 def test_nothing_to_search_is_said(tiny_folder, home):
