@@ -148,6 +148,7 @@ class _Search:
         self.lowest = max(cuts, default=ALL)
         self.lower = stored(backbone, self.lowest, {"some": [*self.train, *self.validation]}, settings.states)[0]
         self.held: tuple[Depth, HeldStates] | None = None
+        self.solved: dict[tuple[str, Depth], float | None] = {}  # a head's exact solution is the same whatever else is proposed
         self.trials, self.seconds = self.restored()
 
     def restored(self) -> tuple[list[Tried], float]:
@@ -209,6 +210,8 @@ class _Search:
     def tried(self, trial: Any, options: dict[str, Any], started: float) -> Tried:
         """One run of the loop with these options."""
         how, told = split_options(options, self.settings)
+        if told.objective == PLAIN and (how["method"], how["depth"]) in self.solved:
+            return Tried(options, self.solved[how["method"], how["depth"]], time.perf_counter() - started)
         branch = maker(self.backbone, self.parts, how["method"], told)(how["depth"], told.seed)
         data = Data(self.train, self.validation, self.source(how["depth"]), branch.spec, self.backbone.tokenizer.pad_id)
         noted = [0]
@@ -225,6 +228,8 @@ class _Search:
             solved = told.objective == PLAIN and solve_head(branch, data)
             rate = told.learning_rate or branch.config.learning_rate
             progress = fit(branch.network, data, told, learning_rate=rate, seed=told.seed, on_step=step, solved=solved)
+            if solved:
+                self.solved[how["method"], how["depth"]] = progress.best
         except (TrainingError, OptionError) as error:
             if isinstance(error, OptionError) and not self.trials:
                 raise  # not the fault of what was proposed
