@@ -138,13 +138,13 @@ def test_the_kind_of_body_is_json(client):
 def test_a_branch_that_gives_nan_is_named_and_counted(server, monkeypatch):
     """500 at once, and the others answer."""
     with server("intent", "mood") as client:
-        real = Upper.__call__
+        real = Upper.head
 
-        def broken(self, batch):
-            out = real(self, batch)
+        def broken(self, hidden, batch):
+            out = real(self, hidden, batch)
             return Output(torch.full_like(out.logits, torch.inf), out.hidden) if self.network.depth == 1 else out
 
-        monkeypatch.setattr(Upper, "__call__", broken)
+        monkeypatch.setattr(Upper, "head", broken)
         status, _, found = client.predict(TEXTS[0])
         assert (status, found["error"]["code"]) == (500, "not_finite")
         assert "branch='intent'" in found["error"]["message"]
