@@ -59,7 +59,7 @@ class Reply:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="minilm")
-    parser.add_argument("--loads", type=int, nargs="+", default=[50, 70, 90, 100, 150, 200], help="in % of the capacity")
+    parser.add_argument("--loads", type=int, nargs="+", default=[50, 70, 90, 100, 150, 200], help="in %% of the capacity")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each load and round  [default: 20]")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--others", type=float, default=0.1, help="of the cores, beside server and client, at most  [default: 0.1]")
