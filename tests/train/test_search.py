@@ -17,7 +17,7 @@ from trunkline.train import search as module
 from trunkline.train.fit import fit
 from trunkline.train.search import search_options
 from trunkline.train.settings import Settings
-from trunkline.train.space import Range, size, space_of, values_of
+from trunkline.train.space import RATE, Range, size, space_of, values_of
 from trunkline.types import Rows
 
 
@@ -65,8 +65,11 @@ def test_the_space_is_the_usual_one_where_nothing_was_told(tiny_folder):
     space = space_of({}, "full,lora", AUTO, Settings(batch_size=48), backbone)
     assert space["method"] == ("full", "lora")
     assert set(space["depth"]) <= set(range(backbone.layers + 1)), "not all: it would be most of the time"
-    assert space["learning_rate"] == Range(0.1, 10.0, log=True)
+    assert space[RATE] == Range(0.1, 10.0, log=True)
     assert "batch_size" not in space, "it was told"
+    told = space_of({"learning_rate": "0.1..10"}, "full", AUTO, Settings(), backbone)
+    assert RATE not in told, "what was told is a rate, and no factor"
+    assert told["learning_rate"] == Range(0.1, 10.0, log=True)
     assert size(space) == float("inf")
     assert size(space_of({"learning_rate": "0.1,0.2", "dropout": "0"}, "full", 1, Settings(batch_size=8, weight_decay=0), backbone)) == 2
     with pytest.raises(OptionError, match=r"'seeds'.*learning_rate"):

@@ -130,7 +130,7 @@ class _Searching:
         self.backbone, self.make, self.settings = backbone, make, settings
         self.depths = [depth for depth in candidates(backbone) if make(depth, settings.seed).network.learned()] or candidates(backbone)
         self.lowest = max(d for d in self.depths if isinstance(d, int))
-        self.train, self.validation = _some(items["train"], TRAIN_ROWS), _some(items["validation"], VALIDATION_ROWS)
+        self.train, self.validation = some(items["train"], TRAIN_ROWS), some(items["validation"], VALIDATION_ROWS)
         self.whole = len(self.train) == len(items["train"]) and len(self.validation) == len(items["validation"])
         self.plan(states)
         self.lower: Source = states(self.lowest, [*self.train, *self.validation])
@@ -156,7 +156,7 @@ class _Searching:
         self.settings = replace(self.settings, epochs=passes)
         ladder = [rows for rows in (*_LADDER, TRAIN_ROWS) if rows < len(self.train)]
         rows = next((rows for rows in (len(self.train), *reversed(ladder)) if fits(rows, passes)), min([*ladder, len(self.train)]))
-        self.train, self.validation = _some(self.train, rows), _some(self.validation, _validation(rows))
+        self.train, self.validation = some(self.train, rows), some(self.validation, _validation(rows))
 
     def measured(self, states: Any) -> float:
         """Seconds for one row and one layer in a step, the middle one of some steps at the deepest cut."""
@@ -273,7 +273,7 @@ def _validation(rows: int) -> int:
     return max(_LADDER[0], rows // 2)
 
 
-def _some(items: Sequence[Item], count: int) -> list[Item]:
+def some(items: Sequence[Item], count: int) -> list[Item]:
     """At most so many of the items, always the same ones, in their order."""
     picked = np.sort(np.random.default_rng(0).permutation(len(items))[:count])
     return [items[i] for i in picked]

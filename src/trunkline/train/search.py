@@ -26,9 +26,10 @@ from trunkline.progress import Bar
 from trunkline.states.collate import Source
 from trunkline.states.held import HeldStates
 from trunkline.train import machine
+from trunkline.train.depth import some
 from trunkline.train.fit import Data, Progress, fit
 from trunkline.train.settings import MODELS, PLAIN, Settings
-from trunkline.train.space import Range, Values, size, space_of
+from trunkline.train.space import RATE, Range, Values, size, space_of
 from trunkline.train.start import solve_head
 from trunkline.train.tune import checked, maker, number_format, stored, tune
 from trunkline.types import Item, Rows
@@ -88,6 +89,7 @@ def search_options(
     Raises: as `tune`; MissingExtra without Optuna; OptionError for a space that leaves nothing to try.
     """
     settings = settings or Settings()
+    _optuna()  # now, and not when all is encoded
     count, seconds = _limits(trials)
     parts, _ = checked(rows, settings)
     machine.use_threads(settings.threads)
@@ -141,7 +143,7 @@ class _Search:
         self.backbone, self.parts, self.space, self.settings, self.kept, self.about = backbone, parts, space, settings, kept, about
         make = maker(backbone, parts, space["method"][0], settings)  # type: ignore[index]
         items = {name: make(0, 0).prepare(part) for name, part in (("train", parts.train), ("validation", parts.validation))}
-        self.train: list[Item] = items["train"][:MOST_ROWS]
+        self.train: list[Item] = some(items["train"], MOST_ROWS)
         self.validation: list[Item] = items["validation"]
         self.metric = settings.metric or names.task(parts.train.task).METRICS[0]
         cuts = [each for each in space["depth"] if each != ALL]  # type: ignore[union-attr]
@@ -197,15 +199,13 @@ class _Search:
 
     def absolute(self, options: dict[str, Any]) -> dict[str, Any]:
         """Options with a learning rate in place of a factor of what the method suggests."""
-        if not self.by_factor():
+        if RATE not in options:
             return options
-        return {**options, "learning_rate": options["learning_rate"] * _suggests(options["method"])}
+        rate = options[RATE] * _suggests(options["method"])
+        return {name: value for name, value in options.items() if name != RATE} | {"learning_rate": rate}
 
     def relative(self, options: dict[str, Any], name: str) -> Any:
-        return options[name] / _suggests(options["method"]) if name == "learning_rate" and self.by_factor() else options[name]
-
-    def by_factor(self) -> bool:
-        return self.settings.learning_rate is None and self.space.get("learning_rate") == Range(0.1, 10.0, log=True)
+        return options["learning_rate"] / _suggests(options["method"]) if name == RATE else options[name]
 
     def tried(self, trial: Any, options: dict[str, Any], started: float) -> Tried:
         """One run of the loop with these options."""

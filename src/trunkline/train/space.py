@@ -22,6 +22,7 @@ TUNED = (
 """The settings that may be searched: those that say how is learned, and not on which rows, states or machine."""
 _RATES = ("learning_rate", "head_learning_rate", "weight_decay")
 _USUAL = {"batch_size": "16,32,64", "weight_decay": "0.001..0.1", "dropout": "0.0..0.3"}
+RATE = "times_learning_rate"
 _TIMES = 10.0
 """Where no learning rate is told, from a tenth to ten times what the method suggests."""
 
@@ -45,8 +46,8 @@ Values = Range | tuple[Any, ...]
 def space_of(told: Mapping[str, str], method: str, depth: Depth, settings: Settings, backbone: Backbone) -> dict[str, Values]:
     """What each option may be: as told, and for the usual options that nothing was told of, in settings or here, a usual range.
 
-    told: "low..high" or "one,other,..." by the name of a setting, "method" or "depth"; "learning_rate" without a range of its own is a factor
-    of what each method suggests. An option with one value only is no question, but stands here too.
+    told: "low..high" or "one,other,..." by the name of a setting, "method" or "depth"; where no learning
+        rate is told, RATE is a factor of what each method suggests. An option with one value only is no question, but stands here too.
 
     Raises: OptionError for an option that cannot be searched, or a range that is none.
     """
@@ -61,7 +62,7 @@ def space_of(told: Mapping[str, str], method: str, depth: Depth, settings: Setti
     else:
         space["depth"] = tuple(each for each in candidates(backbone) if each != ALL)
     if settings.learning_rate is None and "learning_rate" not in told:
-        space["learning_rate"] = Range(1 / _TIMES, _TIMES, log=True)
+        space[RATE] = Range(1 / _TIMES, _TIMES, log=True)
     plain = {f.name: f.default for f in fields(Settings)}
     usual = {name: text for name, text in _USUAL.items() if getattr(settings, name) == plain[name]}
     return space | {name: values_of(name, text) for name, text in {**usual, **told}.items() if name in TUNED}

@@ -84,7 +84,7 @@ def _digest(layers: torch.nn.Module) -> str:
     found = hashlib.sha256()
     for name, tensor in layers.state_dict().items():
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
