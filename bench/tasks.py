@@ -6,7 +6,8 @@
     python bench/tasks.py snips --crf --rows 1000 --depth 2 --epochs 4 --seeds 3 --test 300    # of a tag set: what the option crf brings
 
 Both are this package's own loop, with the same rows, epochs and batches, one after the other in one process: "ours" tunes the layers
-above the cut on stored states (its seconds include making the states), "LoRA, whole" runs and tunes through every layer; with --crf the other
+above the cut on stored states (its seconds include making the states, and the search for the depth where the table in this file says auto), "LoRA,
+whole" runs and tunes through every layer; with --crf the other
 is "ours" again, with a CRF. Training rows are a sample (--rows), for the table is to be made on two cores; test rows are those of the set, at
 most --test of them. Writes JSON. Needs the data in the folder that TRUNKLINE_DATA names (default ../shared/data). Figures are of one seed, the best
 on the validation rows where there are several; the intervals are over test rows.
@@ -41,11 +42,11 @@ DATA = Path(os.environ.get("TRUNKLINE_DATA", "../shared/data"))
 
 @dataclass(frozen=True)
 class Set:
-    """A task on a set: where its rows are, the model, the depth, how many rows to train on, and how often each is seen."""
+    """A task on a set: where its rows are, the model, the depth or `auto`, how many rows to train on, and how often each is seen."""
 
     load: Callable[[], Split]
     model: str
-    depth: int
+    depth: int | str
     rows: int
     epochs: int
     options: str = ""
@@ -71,19 +72,19 @@ def _place(source: Any) -> Any:
 
 
 SETS: dict[str, Set] = {
-    "cluener": Set(_given("tag", train="cluener/normalised/train.jsonl", test="cluener/normalised/dev.jsonl"), "e5-small", 4, 2000, 4),
+    "cluener": Set(_given("tag", train="cluener/normalised/train.jsonl", test="cluener/normalised/dev.jsonl"), "e5-small", "auto", 2000, 4),
     "bc5cdr": Set(
         _given("tag", train="biomed_ner/BC5CDR-IOB/train.tsv", validation="biomed_ner/BC5CDR-IOB/devel.tsv",
-               test="biomed_ner/BC5CDR-IOB/test.tsv"), "minilm", 3, 2000, 5),
+               test="biomed_ner/BC5CDR-IOB/test.tsv"), "minilm", "auto", 2000, 5),
     "snips": Set(
-        _given("tag", train="atis_snips/snips/train", validation="atis_snips/snips/dev", test="atis_snips/snips/test"), "minilm", 3, 2000, 6),
+        _given("tag", train="atis_snips/snips/train", validation="atis_snips/snips/dev", test="atis_snips/snips/test"), "minilm", "auto", 2000, 6),
     "xquad-en": Set(_whole("span", "xquad/xquad.en.json", by="group"), "minilm", 3, 800, 5),
     "xquad-zh": Set(_whole("span", "xquad/xquad.zh.json", by="group"), "e5-small", 4, 800, 3),
     "drcd": Set(_whole("span", "drcd/DRCD_dev.json", by="group"), "e5-small", 4, 800, 3),
     "xquad-rank": Set(_whole("rank", "xquad/xquad.en.json", by="group"), "minilm", 2, 800, 5),
     "stsb": Set(
         lambda: split(read(DATA / "stsb_en/stsbenchmark.tsv.gz", "regress", text="sentence1", text_b="sentence2", label="score"), by="given"),
-        "minilm", 3, 2000, 5),
+        "minilm", "auto", 2000, 5),
     "alpaca": Set(_whole("generate", "llamafactory_demos/alpaca_en_demo.json"), "smollm2", 4, 200, 2),
     "gsm8k": Set(_given("generate", train="gsm8k/train.jsonl", test="gsm8k/test.jsonl"), "smollm2", 4, 200, 2),
     "multi30k": Set(
@@ -105,7 +106,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="train on at most so many rows, instead of as many as the table in this file says")
     parser.add_argument("--test", type=int, default=500, help="measure on at most so many rows")
     parser.add_argument("--epochs", type=int, help="instead of as many as the table in this file says")
-    parser.add_argument("--depth", type=int, help="of ours, instead of that in this file")
+    parser.add_argument("--depth", type=lambda told: told if told == "auto" else int(told), help="of ours, instead of that in this file")
+    parser.add_argument("--budget", default=Settings().budget, help=f"of the search for a depth  [default: {Settings().budget}]")
     parser.add_argument("--seeds", type=int, default=1, help="tune so many times with other seeds  [default: 1]")
     parser.add_argument("--crf", action="store_true", help="beside ours not LoRA but ours with a CRF (tag sets only)")
     parser.add_argument("--alone", action="store_true", help="ours, and neither LoRA nor a CRF beside it")
@@ -141,7 +143,9 @@ def _some(rows: Rows, count: int) -> Rows:
 def _tuned(parts: Split, one: Set, how: str, asked: argparse.Namespace) -> tuple[Any, float]:
     """The report, and the seconds from the rows to the trained branch, without those of measuring."""
     options = "crf=true" if how == CRF else one.options
-    settings = Settings(epochs=asked.epochs or one.epochs, threads=asked.threads, task_options=options, seeds=asked.seeds)
+    settings = Settings(
+        epochs=asked.epochs or one.epochs, threads=asked.threads, task_options=options, seeds=asked.seeds, budget=asked.budget
+    )
     method, depth = ("lora", "all") if how == WHOLE else ("full", one.depth if asked.depth is None else asked.depth)
     with _fresh_cache():
         started = time.perf_counter()
@@ -178,12 +182,15 @@ def _show(name: str, found: dict[str, tuple[Any, float]], other: str | None) -> 
     for one in first.comparisons:
         told = f"{one['difference']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f}): {one['verdict']}"
         print(f"{name:10} {'ours minus ' + one['before']:>18}: {one['metric']} {told}", flush=True)
+    if first.search:
+        print(f"{name:10} {'depth':>18}: {first.search['depth']}, {first.search['why']}", flush=True)
     spent, ours = first.cost["seconds"], found[OURS][1]
     against = ""
     if other:
         theirs, tune_alone = found[other][1], reports[other].cost["seconds"]["tune"] / spent["tune"]
         against = f", {other} {theirs:.0f}: {theirs / ours:.1f} times; tune alone {tune_alone:.1f} times"
-    print(f"{name:10} {'seconds':>18}: ours {ours:.0f} (encode {spent['encode']:.0f}, tune {spent['tune']:.0f}){against}", flush=True)
+    parts = ", ".join(f"{part} {spent[part]:.0f}" for part in ("encode", "search", "tune") if part in spent)
+    print(f"{name:10} {'seconds':>18}: ours {ours:.0f} ({parts}){against}", flush=True)
 
 
 if __name__ == "__main__":

@@ -222,3 +222,6 @@ def test_a_search_is_shown_with_what_was_taken(language, title):
     assert '<td class="main">1</td>' in section
     assert section.count("<tr>") == 4
     assert "90.5%" in section
+    untried = replace(report, search=found | {"depth": 2}).html(language).split('id="search"')[1].split("</section>")[0]
+    assert '<td class="main">2</td>' in untried
+    assert {"en": "not tried", "zh": "未试"}[language] in untried

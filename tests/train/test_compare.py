@@ -11,8 +11,10 @@ from tests.train.samples import settings
 from trunkline.branch import load
 from trunkline.data.split import split
 from trunkline.errors import OptionError
+from trunkline.evaluation.baselines.labels import baselines
 from trunkline.evaluation.interval import paired
 from trunkline.evaluation.metrics import compute
+from trunkline.model.backbone import load_backbone
 from trunkline.train.compare import compare
 from trunkline.types import Rows
 
@@ -54,6 +56,35 @@ def test_the_numbers_are_those_of_the_branches(found):
         assert entry.against == wanted
     sizes = {entry.method: entry.trained for entry in compared.entries}
     assert sizes["full"] > sizes["lora:rank=2"] > sizes["probe"]
+
+
+def test_of_all_branches_one_set_of_frozen_weights_is_kept(found):
+    assert len({id(branch.backbone) for branch in found[0].branches.values()}) == 1
+
+
+def test_what_they_have_to_beat_is_worked_out_once_and_stands_in_every_report(tiny_folder, tmp_path, monkeypatch):
+    calls = []
+
+    def counted(*args, **named):
+        calls.append(args)
+        return baselines(*args, **named)
+
+    monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("trunkline.train.before.baselines", counted)
+    told = settings(test=0.4, validation=0.2, epochs=1, seed=1)
+    reports = [
+        branch.report.results
+        for branch in compare(some_rows(), tiny_folder("bert"), methods=["bitfit", "probe"], depth=1, settings=told).branches.values()
+    ]
+    assert len(calls) == 1
+    assert reports[0][:-1] == reports[1][:-1] != []
+    tl.tune(some_rows(), tiny_folder("bert"), method="probe", depth=0, settings=told)
+    assert len(calls) == 2, "another cut has other untuned states"
+
+
+def test_a_backbone_that_is_loaded_must_be_as_the_settings_say(tiny_folder):
+    with pytest.raises(OptionError, match="trunk_precision='int8': the backbone that was given has 'float32'"):
+        tl.tune(some_rows(), load_backbone(tiny_folder("bert")), depth=1, settings=settings(trunk_precision="int8"))
 
 
 def test_each_branch_is_saved_in_a_folder_of_its_own(found):

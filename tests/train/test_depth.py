@@ -200,11 +200,13 @@ def ended_by_the_budget(values):
     return made.result()
 
 
-def test_where_each_deeper_cut_was_clearly_better_the_budget_says_what_to_do():
+def test_where_each_deeper_cut_was_clearly_better_and_the_budget_ended_the_next_is_taken_untried():
     found = ended_by_the_budget({0: 100, 1: 140, 2: 180, 3: 190})
-    assert found.depth == 2
-    assert "each deeper one was clearly better" in found.why
-    assert "--budget 3m, or --depth 3" in found.why
+    assert (found.depth, found.fitted) == (3, None)
+    assert [trial.depth for trial in found.trials] == [0, 1, 2], "and no other rate of a depth that is not taken"
+    assert found.learning_rate == found.trials[-1].learning_rate
+    assert "each deeper cut that was tried was clearly better" in found.why
+    assert "To try it: --budget 3m; for less time: --depth 2" in found.why
 
 
 def test_where_deeper_cuts_no_longer_gained_the_budget_only_says_that_it_ended():

@@ -187,10 +187,23 @@ def predict(folder: str, texts: tuple[str, ...], file: str | None, out: str | No
 @click.argument("folder")
 @click.argument("file")
 @click.option("--model", help="the backbone, where it is not found under the name it was tuned with")
+@click.option(
+    "--code",
+    type=int,
+    help="FILE is programming problems, as HumanEval: write so many programs for each, run their tests (docs/tasks/generate.md)",
+)
 @click.option("--json", "as_json", is_flag=True, help="print the figures as JSON")
 @reading
-def evaluate(folder: str, file: str, model: str | None, as_json: bool, **told: Any) -> None:
+def evaluate(folder: str, file: str, model: str | None, code: int | None, as_json: bool, **told: Any) -> None:
     """Measure the branch in FOLDER on the labelled rows of FILE, with 95% intervals."""
+    if code is not None:
+        problems = import_module("trunkline.evaluation.programs.sandbox").read_problems(file)
+        branch = import_module("trunkline.branch").load(folder, model=model)
+        solved = import_module("trunkline.evaluation.programs.solve").solve(branch, problems, samples=code)
+        for note in solved.data["notes"]:
+            click.echo(f"note: {note}", err=True)
+        show(solved, as_json)
+        return
     branch = import_module("trunkline.branch").load(folder, model=model)
     rows = read(file, branch.task, told)
     found = import_module("trunkline.evaluation.evaluate").evaluate(branch, rows)

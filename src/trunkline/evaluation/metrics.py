@@ -25,13 +25,14 @@ import numpy as np
 from scipy import sparse
 
 from trunkline.errors import OptionError, unknown
-from trunkline.evaluation.kinds import entities, likelihood, preferences, ranks, spans, texts
+from trunkline.evaluation.kinds import entities, likelihood, preferences, programs, ranks, spans, texts
 from trunkline.evaluation.metric import Metric, Weighted, mean_of, ratio
 
 KINDS: dict[str, ModuleType] = {
     "entities": entities,
     "likelihood": likelihood,
     "preferences": preferences,
+    "programs": programs,
     "ranks": ranks,
     "spans": spans,
     "texts": texts,

@@ -152,6 +152,8 @@ def _search(report: Report, words: Words) -> dict[str, Any]:
          t.get("told", ""))
         for t in found["trials"][:_TRIALS]
     ]  # fmt: skip
+    if not any(trial[4] for trial in trials):
+        trials.append((taken[0], f"{taken[1]:.2g}", words("not tried"), "", True, ""))
     return {"metric": words.metric(found["metric"]), "trials": trials, "told": any(t[-1] for t in trials)}
 
 

@@ -134,6 +134,7 @@ CHINESE = {
     "majority class": "多数类",
     "mean of the training rows": "训练集均值",
     "no difference shown": "未显示出差异",
+    "not tried": "未试",
     "of": "/",
     "read": "读取",
     "search": "搜索",

@@ -29,7 +29,7 @@ from trunkline.model.nf4 import count
 from trunkline.states.collate import Source
 from trunkline.states.encode import EncodeReport
 from trunkline.train import machine
-from trunkline.train.before import Measured, before, fresh
+from trunkline.train.before import Measured, before, written_before
 from trunkline.train.depth import Search
 from trunkline.train.fit import Progress
 from trunkline.train.settings import Settings
@@ -62,10 +62,12 @@ def account(done: Run) -> Branch:
     branch = done.fitted[best][0]
     branch = replace(branch, spec=_calibrated(branch, done))
     measured = "test" if len(done.items["test"]) else "validation"
-    results, scores, truth = _results(done, branch, best, measured)
+    precision = machine.precision(done.settings.precision, branch.backbone.device)
+    on = Measured(done.fitted[best][0], done.parts, done.items, done.source, measured, precision)
+    results, scores, truth = _results(done, branch, best, on)
     comparisons, shown = _compared(branch, truth, scores), tables(branch.spec, done.parts.parts()[measured], truth, scores["tuned"])
     if suited(names.task(branch.task).METRICS, "texts") and done.items[measured][0].gold is not None:
-        shown["samples"] = _write(done, branch, measured, results, comparisons)
+        shown["samples"] = _write(on, branch, results, comparisons)
     done.seconds["measure"] = time.perf_counter() - started
     return replace(branch, report=report_of(done, branch, measured, {"results": results, "comparisons": comparisons, **shown}))
 
@@ -102,12 +104,11 @@ def _with_threshold(branch: Branch, done: Run) -> Any:
     return replace(branch.spec, no_answer_threshold=threshold)
 
 
-def _results(done: Run, branch: Branch, best: int, measured: str) -> tuple[list[dict[str, Any]], dict[str, Any], Any]:
+def _results(done: Run, branch: Branch, best: int, on: Measured) -> tuple[list[dict[str, Any]], dict[str, Any], Any]:
     """The rows of the table, baselines first; the scores behind them; the truth."""
-    truth, tuned = _measured(branch, done, measured)
+    truth, tuned = _measured(branch, done, on.part)
     wanted = suited(names.task(branch.task).METRICS, branch.spec.kind)
-    precision = machine.precision(done.settings.precision, branch.backbone.device)
-    plain = before(Measured(branch, done.parts, done.items, done.source, measured, precision))
+    plain = before(on)
     scores = {result.name: result.test for result in plain} | {"tuned": tuned}
     spent = {result.name: result.seconds for result in plain} | {
         "tuned": sum(done.seconds.get(k, 0.0) for k in ("encode", "tune")) / len(done.fitted)
@@ -115,7 +116,7 @@ def _results(done: Run, branch: Branch, best: int, measured: str) -> tuple[list[
     rows = [{"name": name, "metrics": bootstrap(wanted, truth, s), "seconds": spent[name]} for name, s in scores.items()]
     if len(done.fitted) > 1:
         every = [
-            _measured(replace(one, spec=branch.spec), done, measured)[1] if at != best else tuned for at, (one, _) in enumerate(done.fitted)
+            _measured(replace(one, spec=branch.spec), done, on.part)[1] if at != best else tuned for at, (one, _) in enumerate(done.fitted)
         ]
         found = [compute(wanted, truth, s) for s in every]
         rows[-1]["seeds"] = {name: [values[name] for values in found] for name in wanted}
@@ -136,13 +137,13 @@ def _comparison(name: str, metric: str, truth: Any, was: Any, now: Any) -> dict[
 
 
 def _write(
-    done: Run, branch: Branch, measured: str, results: list[dict[str, Any]], comparisons: list[dict[str, Any]]
+    on: Measured, branch: Branch, results: list[dict[str, Any]], comparisons: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Let the branch, and the model as it was, write answers to some rows; their metrics go into the results. Gives some to read."""
-    rows, items, wanted = done.parts.parts()[measured], done.items[measured], suited(names.task(branch.task).METRICS, "texts")
+    rows, items, wanted = on.parts.parts()[on.part], on.items[on.part], suited(names.task(branch.task).METRICS, "texts")
     at = drawn(rows)
     references, after = written(branch, rows, items, at)
-    _, was = written(fresh(branch), rows, items, at)
+    was = written_before(on, at)
     for result, texts in ((results[-1], after), (next(result for result in results if result["name"] == "before"), was)):
         result["metrics"] |= bootstrap(wanted, references, texts)
     comparisons.append(_comparison("before", wanted[0], references, was, after))

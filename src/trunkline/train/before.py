@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from trunkline import names
+from trunkline import names, storage
 from trunkline.branch import Branch
 from trunkline.data.split import Split
 from trunkline.errors import MissingExtra
 from trunkline.evaluation.baselines import entities, preferences, ranks, spans
 from trunkline.evaluation.baselines.labels import Result, baselines
 from trunkline.evaluation.features import untuned, word_states
-from trunkline.evaluation.measure import truth_and_scores
+from trunkline.evaluation.measure import truth_and_scores, written
 from trunkline.states.collate import Source
 from trunkline.types import Item
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The branch, and the rows as they were split and prepared; `part` ("test" or "validation") is what is measured on.
+    """The branch as it was when training ended, and the rows as they were split and prepared; `part` ("test" or "validation") is measured on.
 
     precision: of the matrix products of the untuned layers, as in training
     """
@@ -37,9 +38,31 @@ class Measured:
     precision: torch.dtype = torch.float32
 
 
+_KEPT: dict[tuple[Any, ...], dict[str, Any]] = {}
+"""What was found for the last rows, model and cut: methods that are compared have the same to beat, and it is worked out once."""
+
+
 def before(on: Measured) -> list[Result]:
     """The results that stand beside the branch's own, in the order of the table."""
-    return BASELINES.get(on.branch.spec.kind, _labels)(on)
+    return _once(on, "results", lambda: BASELINES.get(on.branch.spec.kind, _labels)(on))
+
+
+def written_before(on: Measured, at: Sequence[int]) -> list[str]:
+    """What the model wrote before tuning for the rows at these places of the part that is measured on."""
+    rows, items = on.parts.parts()[on.part], on.items[on.part]
+    return _once(on, f"written {at}", lambda: written(fresh(on.branch), rows, items, at)[1])
+
+
+def _once(on: Measured, what: str, work: Callable[[], list[Any]]) -> list[Any]:
+    branch, rows = on.branch, on.parts.parts()
+    key: tuple[Any, ...] = (branch.trunk_id, branch.depth, branch.states, storage.to_json(branch.spec.to_json()), on.part, on.precision)
+    key += tuple((name, part.fingerprint) for name, part in rows.items())
+    if key not in _KEPT:
+        _KEPT.clear()
+        _KEPT[key] = {}
+    if what not in _KEPT[key]:
+        _KEPT[key][what] = work()
+    return list(_KEPT[key][what])
 
 
 def _labels(on: Measured) -> list[Result]:

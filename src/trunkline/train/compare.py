@@ -17,7 +17,7 @@ from trunkline.evaluation.interval import Comparison, paired
 from trunkline.evaluation.measure import truth_and_scores
 from trunkline.evaluation.metrics import METRICS, compute, suited
 from trunkline.evaluation.wording import duration, number, with_interval
-from trunkline.model.backbone import AUTO, Depth
+from trunkline.model.backbone import AUTO, Backbone, Depth
 from trunkline.train.settings import Settings
 from trunkline.train.tune import checked, stored, tune
 from trunkline.types import Rows
@@ -92,7 +92,7 @@ class Compared:
 
 
 def compare(
-    rows: Rows | Split, model: str | Path | None = None, *, methods: Sequence[str] = ("full", "lora", "bitfit", "probe"),
+    rows: Rows | Split, model: str | Path | Backbone | None = None, *, methods: Sequence[str] = ("full", "lora", "bitfit", "probe"),
     depth: Depth = AUTO, settings: Settings | None = None, out: str | Path | None = None,
 ) -> Compared:  # fmt: skip
     """Tune with each of several methods on the same split and states, and put them into one table.
@@ -112,7 +112,7 @@ def compare(
     for method in methods:
         place = Path(out) / folder_of(method) if out else None
         branches[method] = tune(parts, model, method=method, depth=depth, settings=settings, out=place)
-        depth = branches[method].depth
+        depth, model = branches[method].depth, branches[method].backbone  # of all branches one set of frozen weights is kept
     return _table(branches, parts, settings)
 
 

@@ -3,7 +3,8 @@
 Depths are tried from the shallowest up, on states that are kept once, at the lowest cut; states of higher cuts are computed from those.
 A few steps at the deepest cut tell how fast the machine is; from that follow rows and epochs of the trials, so that all cuts down to
 half of the layers fit into the budget. Where all rows and epochs fit, a trial is the run itself, and that of the chosen depth is kept.
-The search ends when two deeper cuts in a row have brought nothing, or when the budget is used up. Of what was tried, the smallest
+The search ends when two deeper cuts in a row have brought nothing, or when the budget is used up. Where the budget ends it while each deeper cut was
+clearly better than the one before, the next one is taken, untried. Else, of what was tried, the smallest
 depth within one standard error of the best is taken (Breiman et al. 1984, section 3.4.3: the one-standard-error rule), the error being
 that of the difference on the same validation rows. For that depth a third and three times the learning rate are tried too.
 """
@@ -172,35 +173,40 @@ class _Searching:
         return float(each) / (self.settings.batch_size * _size(self.lowest, self.backbone.layers))
 
     def result(self) -> Search:
-        why = self.walk()
+        why, deeper = self.walk()
+        if deeper is not None:
+            return self.found(Trial(deeper, self.trials[-1].learning_rate, 0.0, 0.0), why)
         best = max(self.trials, key=self.goodness)
         chosen = next(trial for trial in self.trials if trial is best or self.behind(trial, best) <= 1)
         why = f"the best of those tried; {why}" if chosen is best else f"within one standard error of depth {best.depth}, the best; {why}"
-        if chosen.depth != 0:
-            chosen = self.other_rates(chosen)
-        spent = time.perf_counter() - self.started
-        rows = len(self.train), len(self.validation)
+        return self.found(self.other_rates(chosen) if chosen.depth != 0 else chosen, why)
+
+    def found(self, chosen: Trial, why: str) -> Search:
+        spent, rows = time.perf_counter() - self.started, (len(self.train), len(self.validation))
         return Search(chosen.depth, chosen.learning_rate, self.metric, tuple(self.trials), rows, spent, why, fitted=chosen.fitted)
 
-    def walk(self) -> str:
-        """Try one depth after the other; says why it ended."""
+    def walk(self) -> tuple[str, Depth | None]:
+        """Try one depth after the other; says why it ended, and which depth that was not tried is to be taken."""
         for depth in self.depths:
             if self.trials and self.left() < self.needed(depth):
                 return self.cut_short(depth)
             self.trials.append(self.trial(depth))
             values = [self.goodness(trial) for trial in self.trials]
             if len(values) - 1 - int(np.argmax(values)) >= _PATIENCE:
-                return f"{_PATIENCE} deeper cuts brought nothing"
-        return "all depths were tried"
+                return f"{_PATIENCE} deeper cuts brought nothing", None
+        return "all depths were tried", None
 
-    def cut_short(self, depth: Depth) -> str:
-        """That the budget ended the search before `depth`; and what to do, where each deeper cut was clearly better than the one before."""
+    def cut_short(self, depth: Depth) -> tuple[str, Depth | None]:
+        """That the budget ended the search before `depth`; it is taken all the same where each deeper cut was clearly better than the one before."""
         told = f"the budget of {self.settings.budget} ended the search before depth {depth}"
         pairs = list(zip(self.trials, self.trials[1:]))
         if not pairs or any(self.behind(shallow, deep) <= 1 for shallow, deep in pairs):
-            return told
+            return told, None
         minutes = math.ceil((self.budget + 2 * self.needed(depth)) / 60)
-        return f"{told}, while each deeper one was clearly better: a deeper one may be better still. Try --budget {minutes}m, or --depth {depth}"
+        return (
+            f"each deeper cut that was tried was clearly better than the one before, and {told}, which is taken untried. "
+            f"To try it: --budget {minutes}m; for less time: --depth {self.trials[-1].depth}"
+        ), depth
 
     def other_rates(self, chosen: Trial) -> Trial:
         """The chosen depth with a smaller and a larger learning rate, where the budget allows; another must be clearly better."""

@@ -38,13 +38,13 @@ from trunkline.types import Item, Rows
 
 
 def tune(
-    rows: Rows | Split, model: str | Path | None = None, *, method: str = "full", depth: Depth = AUTO, settings: Settings | None = None,
+    rows: Rows | Split, model: str | Path | Backbone | None = None, *, method: str = "full", depth: Depth = AUTO, settings: Settings | None = None,
     out: str | Path | None = None, start: str | Path | Branch | None = None, before: Rows | None = None,
 ) -> Branch:  # fmt: skip
     """A branch tuned on `rows`, with its report; saved in the folder `out` when one is given.
 
     rows: split here as the settings say, or already split (`trunkline.split`)
-    model: a name (`trunkline models`), a folder, or a hub id; none: "minilm", or for a task that writes "smollm2" or "t5-small"
+    model: a name (`trunkline models`), a folder, a hub id, or a backbone that is loaded; none: "minilm", or for a task that writes "smollm2" or "t5-small"
     method: "full", "lora", "adapter", ... (docs/methods.md), with options as in "lora:rank=8:dropout=0.1"
     depth: how many top layers are tuned: 0 (the head alone) to the number of layers, "all" (embeddings too, no stored states), or
         "auto": the smallest that is about as good as the best, by trials on validation rows (depth.py)
@@ -133,7 +133,14 @@ def _going_on(old: Branch) -> Callable[[Depth, int], Branch]:
     return make
 
 
-def _backbone(model: str | Path, settings: Settings) -> Backbone:
+def _backbone(model: str | Path | Backbone, settings: Settings) -> Backbone:
+    if isinstance(model, Backbone):
+        if model.trunk_precision != settings.trunk_precision:
+            raise OptionError(
+                f"trunk_precision={settings.trunk_precision!r}: the backbone that was given has {model.trunk_precision!r}. "
+                "Give the model's name, or the settings of the backbone."
+            )
+        return model
     return load_backbone(model, device=machine.device(settings.device), trunk_precision=settings.trunk_precision)
 
 

@@ -1,11 +1,11 @@
-"""Programs that a model wrote, run against their tests in a locked-down process, and pass@k.
+"""Programs that a model wrote, run against their tests in a locked-down process.
 
 `run` starts jail.py in a session, a folder and an environment of its own, without site packages; what holds there is said in
 `Outcome.guards`: "rlimits" and "audit hook" everywhere, on Linux where it is allowed also "namespaces" (no network), "landlock" (reads only
 Python and libraries, writes only its folder, starts no other program) and "seccomp" (no sockets, no processes). Without any of
 these three the network is shut by the audit hook alone, which a program that sets out to can get around: `Outcome.is_contained` is then
 False, and generated code should be run on a machine that holds nothing. Nor can it be told from a pass when a program hunts
-down the test within its own interpreter. Source: Chen et al. 2021, sections 2.1 and 2.2, for the tests, the stops and pass@k.
+down the test within its own interpreter. Source: Chen et al. 2021, sections 2.1 and 2.2, for the tests and the stops.
 """
 
 from __future__ import annotations
@@ -21,13 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from trunkline.data.formats import Form, open_table
 from trunkline.errors import DataError, OptionError
@@ -152,30 +149,6 @@ def first_function(completion: str) -> str:
     '    return a\\n\\n'
     """
     return _STOPS.split(completion, maxsplit=1)[0]
-
-
-def pass_at_k(n: int, c: int, k: int) -> float:
-    """The chance that of k out of n samples, c of them right, one at the least is right: 1 - C(n - c, k) / C(n, k), without large numbers.
-
-    Raises: OptionError unless 0 <= c <= n and 1 <= k <= n. Source: Chen et al. 2021, equation 1 and figure 3.
-
-    >>> pass_at_k(10, 3, 1)
-    0.3
-    """
-    if not (0 <= c <= n and 1 <= k <= n):
-        raise OptionError(f"n={n}, c={c}, k={k}: use c of 0 to n samples that are right, and k of 1 to n that are drawn.")
-    if n - c < k:
-        return 1.0
-    if k == 1:
-        return c / n
-    return float(-np.expm1(np.log1p(-k / np.arange(n - c + 1, n + 1)).sum()))
-
-
-def mean_pass_at_k(counts: Sequence[tuple[int, int]], k: int) -> float:
-    """The mean over problems, each given as (samples, right ones). Raises: OptionError as `pass_at_k`, or for no problem."""
-    if not counts:
-        raise OptionError("counts=[]: give (samples, right ones) of at least one problem.")
-    return float(np.mean([pass_at_k(n, c, k) for n, c in counts]))
 
 
 def _start(job: dict[str, Any], folder: str, printed: Any, write: int) -> subprocess.Popen[bytes]:

@@ -1,8 +1,6 @@
-"""Programs that a model wrote: right, wrong, endless, greedy and hostile; pass@k against counting; HumanEval's own solutions."""
+"""Programs that a model wrote: right, wrong, endless, greedy and hostile; HumanEval's own solutions."""
 
-import itertools
 import json
-import math
 import os
 import sys
 import tempfile
@@ -12,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from trunkline.errors import DataError, OptionError
-from trunkline.evaluation import sandbox
-from trunkline.evaluation.sandbox import CodeProblem, Limits, check, first_function, mean_pass_at_k, pass_at_k, read_problems, run
+from trunkline.evaluation.programs import sandbox
+from trunkline.evaluation.programs.sandbox import CodeProblem, Limits, check, first_function, read_problems, run
 
 DATA = Path(os.environ.get("TRUNKLINE_DATA", "../shared/data"))
 QUICK = Limits(seconds=20)  # of the clock, on a machine that is busy with other things
@@ -226,25 +224,6 @@ def test_a_program_too_long_is_not_run() -> None:
 def test_limits_out_of_range(options) -> None:
     with pytest.raises(OptionError, match="use seconds up to 3600"):
         Limits(**options)
-
-
-def test_pass_at_k_is_the_share_of_draws_with_a_right_one() -> None:
-    for n in range(1, 9):
-        for c in range(n + 1):
-            for k in range(1, n + 1):
-                draws = list(itertools.combinations([True] * c + [False] * (n - c), k))
-                assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, draws)) / len(draws), abs=1e-12)
-    assert pass_at_k(10_000, 1, 100) == pytest.approx(0.01)
-    assert pass_at_k(2000, 37, 500) == pytest.approx(1 - math.comb(2000 - 37, 500) / math.comb(2000, 500), abs=1e-12)
-    assert mean_pass_at_k([(10, 3), (10, 10), (5, 0)], 1) == pytest.approx((0.3 + 1 + 0) / 3)
-
-
-@pytest.mark.parametrize("arguments", [(5, 6, 1), (5, -1, 1), (5, 1, 0), (5, 1, 6)])
-def test_pass_at_k_out_of_range(arguments) -> None:
-    with pytest.raises(OptionError, match="use c of 0 to n"):
-        pass_at_k(*arguments)
-    with pytest.raises(OptionError, match="at least one problem"):
-        mean_pass_at_k([], 1)
 
 
 def test_a_problem_with_right_and_wrong_bodies() -> None:
