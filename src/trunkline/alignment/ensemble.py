@@ -86,8 +86,9 @@ def tune_ensemble(
     for at in range(members):
         place = Path(out) / f"member-{at}" if out else None
         told = replace(settings, seed=settings.seed + at)
-        made.append(tune(parts, model, method=method, depth=made[0].depth if made else depth, settings=told, out=place))
-    return _on_one(made)
+        given, at_depth = (made[0].backbone, made[0].depth) if made else (model, depth)
+        made.append(tune(parts, given, method=method, depth=at_depth, settings=told, out=place))
+    return Ensemble(tuple(made))
 
 
 def load(folder: str | Path, *, device: str = "cpu") -> Ensemble:
@@ -97,13 +98,3 @@ def load(folder: str | Path, *, device: str = "cpu") -> Ensemble:
         raise ArtefactError(f"{folder}: holds no member-0, member-1, ... Tune an ensemble with tune_ensemble(..., out=FOLDER).")
     first = branches.load(places[0], device=device)
     return Ensemble((first, *(branches.load(place, model=first.backbone, device=device) for place in places[1:])))
-
-
-def _on_one(made: Sequence[Branch]) -> Ensemble:
-    """The branches over one backbone in memory: each was tuned on a copy of its own."""
-    first, found = made[0], []
-    for branch in made:
-        again = Branch.new(first.backbone, branch.spec, branch.method, branch.config, branch.depth, branch.states)
-        branches.restore(again.network, {name: p.detach() for name, p in branch.network.learned().items()}, "member")
-        found.append(replace(again, report=branch.report))
-    return Ensemble(tuple(found))

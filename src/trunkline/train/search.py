@@ -21,7 +21,7 @@ from trunkline.data.split import Split
 from trunkline.errors import MissingExtra, OptionError, TrainingError
 from trunkline.evaluation.metrics import METRICS
 from trunkline.evaluation.wording import duration, number
-from trunkline.model.backbone import ALL, AUTO, Backbone, Depth, Lift, load_backbone
+from trunkline.model.backbone import ALL, AUTO, Backbone, Depth, Lift
 from trunkline.progress import Bar
 from trunkline.states.collate import Source
 from trunkline.states.held import HeldStates
@@ -31,7 +31,7 @@ from trunkline.train.fit import Data, Progress, fit
 from trunkline.train.settings import MODELS, PLAIN, Settings
 from trunkline.train.space import RATE, Range, Values, size, space_of
 from trunkline.train.start import solve_head
-from trunkline.train.tune import checked, maker, number_format, stored, tune
+from trunkline.train.tune import checked, loaded, maker, number_format, stored, tune
 from trunkline.types import Item, Rows
 
 MOST_ROWS = 10_000
@@ -76,7 +76,7 @@ class Searched:
 
 
 def search_options(
-    rows: Rows | Split, model: str | Path | None = None, *, trials: int | str = 30, space: Mapping[str, str] | None = None,
+    rows: Rows | Split, model: str | Path | Backbone | None = None, *, trials: int | str = 30, space: Mapping[str, str] | None = None,
     method: str = "full", depth: Depth = AUTO, settings: Settings | None = None, out: str | Path | None = None,
 ) -> Searched:  # fmt: skip
     """Try many settings on the validation rows, tune with the best, and measure that branch.
@@ -94,8 +94,7 @@ def search_options(
     parts, _ = checked(rows, settings)
     machine.use_threads(settings.threads)
     kinds = names.task(parts.train.task).TaskSpec.backbones
-    backbone = load_backbone(model or MODELS[kinds[0]], device=machine.device(settings.device), trunk_precision=settings.trunk_precision)
-    backbone = backbone.seen_by(kinds)
+    backbone = loaded(model or MODELS[kinds[0]], settings).seen_by(kinds)
     settings = replace(settings, states=number_format(settings.states, backbone))
     options = space_of(space or {}, method, depth, settings, backbone)
     if size(options) < 2:
@@ -110,7 +109,7 @@ def search_options(
     found.run(min(count, size(options)), seconds)
     best = found.best()
     how, told = split_options(best.options, settings)
-    branch = tune(parts, model, **how, settings=told, out=out)
+    branch = tune(parts, backbone, **how, settings=told, out=out)
     report: Any = branch.report
     branch = replace(branch, report=replace(report, search=found.to_report(best)))
     if out and kept:

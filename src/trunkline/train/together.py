@@ -26,7 +26,7 @@ from trunkline.errors import ArtefactError, OptionError
 from trunkline.evaluation.interval import bootstrap, paired
 from trunkline.evaluation.measure import truth_and_scores
 from trunkline.evaluation.metrics import suited
-from trunkline.model.backbone import AUTO, Backbone, Depth, load_backbone
+from trunkline.model.backbone import AUTO, Backbone, Depth
 from trunkline.model.network import Heads, Network
 from trunkline.progress import timed
 from trunkline.states.collate import Source, collate
@@ -34,7 +34,7 @@ from trunkline.train import machine
 from trunkline.train.account import Run, account
 from trunkline.train.fit import Data, Progress, batches
 from trunkline.train.settings import MODELS, PLAIN, Settings
-from trunkline.train.tune import Job, checked, command, number_format, spec_for, stored, tune
+from trunkline.train.tune import Job, checked, command, loaded, number_format, spec_for, stored, tune
 from trunkline.types import Batch, Item, Output, Rows
 
 TASKS = ("classify", "regress", "tag", "span", "rank")
@@ -56,7 +56,7 @@ class _Part:
 
 
 def tune_together(
-    rows: Mapping[str, Rows | Split], model: str | Path | None = None, *, method: str = "full", depth: Depth = 2, sampling: str = "root",
+    rows: Mapping[str, Rows | Split], model: str | Path | Backbone | None = None, *, method: str = "full", depth: Depth = 2, sampling: str = "root",
     settings: Settings | None = None, out: str | Path | None = None, alone: bool = False,
 ) -> dict[str, Branch]:  # fmt: skip
     """A branch for each part of `rows`, all with the same layers above the cut, tuned together; saved in `out`/NAME when `out` is given.
@@ -97,7 +97,7 @@ def tune_together(
             run = Run(part.rows, part.findings, part.items, source, encoded, own, job.settings, method, dict(job.seconds), command())
             done[part.name] = account(run)
             if alone:
-                by_itself = tune(part.rows, model or MODELS["encoder"], method=method, depth=depth, settings=job.settings)
+                by_itself = tune(part.rows, backbone, method=method, depth=depth, settings=job.settings)
                 done[part.name] = _beside(done[part.name], by_itself, part.items, source)
         for name, folder in folders.items():
             done[name].save(folder)
@@ -186,14 +186,13 @@ def _folders(out: Path, rows: Iterable[str]) -> dict[str, Path]:
     return {name: savable(out / name) for name in rows}
 
 
-def _ready(rows: Mapping[str, Rows | Split], model: str | Path, depth: Depth, job: Job) -> tuple[Backbone, list[_Part]]:
+def _ready(rows: Mapping[str, Rows | Split], model: str | Path | Backbone, depth: Depth, job: Job) -> tuple[Backbone, list[_Part]]:
     """The backbone, and the parts as items for it; the job's settings then name the number format of the states."""
     with timed(job.seconds, "read"):
         split = {name: checked(part, job.settings) for name, part in rows.items()}
     with timed(job.seconds, "load model"):
         machine.use_threads(job.settings.threads)
-        place = machine.device(job.settings.device)
-        backbone = load_backbone(model, device=place, trunk_precision=job.settings.trunk_precision)
+        backbone = loaded(model, job.settings)
         backbone.check_depth(depth)
         job.settings = replace(job.settings, states=number_format(job.settings.states, backbone))
     with timed(job.seconds, "read"):

@@ -68,7 +68,7 @@ def tune(
         machine.use_threads(job.settings.threads)
         kinds = names.task(parts.train.task).TaskSpec.backbones
         old = begun(start, parts.train.task, method, depth, job.settings) if start is not None else None
-        backbone = old.backbone if old else _backbone(model or MODELS[kinds[0]], job.settings).seen_by(kinds)
+        backbone = old.backbone if old else loaded(model or MODELS[kinds[0]], job.settings).seen_by(kinds)
         job.settings = replace(job.settings, states=number_format(old.states if old else job.settings.states, backbone))
         make = _going_on(old) if old else maker(backbone, parts, method, job.settings)
         method, depth = (old.method, old.depth) if old else (method, depth)
@@ -133,7 +133,8 @@ def _going_on(old: Branch) -> Callable[[Depth, int], Branch]:
     return make
 
 
-def _backbone(model: str | Path | Backbone, settings: Settings) -> Backbone:
+def loaded(model: str | Path | Backbone, settings: Settings) -> Backbone:
+    """The backbone on the device and in the number format that the settings say. Raises: OptionError where one that is given is in another."""
     if isinstance(model, Backbone):
         if model.trunk_precision != settings.trunk_precision:
             raise OptionError(
