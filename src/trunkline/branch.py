@@ -152,9 +152,11 @@ class Branch:
         }
 
     def probes(self) -> list[Item]:
-        """Four fixed token sequences of different length."""
+        """Four fixed token sequences of different length, or pairs of them."""
         generator, likelihood = np.random.default_rng(0), self.spec.kind == "likelihood"
         ids = [generator.integers(0, self.backbone.config.vocab_size, size, dtype=np.int32) for size in range(6, 6 + _PROBES)]
+        if self.spec.apart:
+            return [Item((Tokens(one), Tokens(one[::-1].copy()))) for one in ids]
         return [Item((Tokens(one),), one if likelihood else None) for one in ids]
 
     def probe(self) -> np.ndarray:

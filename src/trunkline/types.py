@@ -130,6 +130,11 @@ class Spec:
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**given)
 
+    @property
+    def apart(self) -> bool:
+        """Whether the two texts of a pair are read one by one, so that each item has two token sequences."""
+        return getattr(self, "pairs", "together") == "apart"
+
     def __post_init__(self) -> None:
         if not 4 <= self.max_tokens <= 131072:
             raise OptionError(f"max_tokens={self.max_tokens}: use 4 to 131072, and no more than the model's own limit.")

@@ -19,7 +19,7 @@ from trunkline.data.split import Split, in_parts
 from trunkline.errors import ArtefactError, OptionError
 from trunkline.evaluation.metrics import compute
 from trunkline.train.settings import Settings
-from trunkline.train.tune import tune
+from trunkline.train.tune import as_read, tune
 from trunkline.types import Row, Rows
 
 
@@ -85,7 +85,7 @@ def tune_ensemble(
     made: list[Branch] = []
     for at in range(members):
         place = Path(out) / f"member-{at}" if out else None
-        told = replace(settings, seed=settings.seed + at)
+        told = replace(as_read(settings, made[0].spec) if made else settings, seed=settings.seed + at)
         given, at_depth = (made[0].backbone, made[0].depth) if made else (model, depth)
         made.append(tune(parts, given, method=method, depth=at_depth, settings=told, out=place))
     return Ensemble(tuple(made))

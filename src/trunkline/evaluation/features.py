@@ -10,7 +10,7 @@ from torch import nn
 
 from trunkline.model.backbone import ALL, Backbone, Depth
 from trunkline.model.batches import by_length
-from trunkline.model.heads.pooling import Pooling
+from trunkline.model.heads.pooling import Pooling, compared
 from trunkline.model.network import Network
 from trunkline.states.collate import Source, collate
 from trunkline.types import Batch, Item, Spec
@@ -50,6 +50,18 @@ def untuned(
             pooled = network(batch).logits
         found[indices] = pooled.float().cpu().numpy()
     return found
+
+
+def read_by_head(
+    backbone: Backbone, depth: Depth, items: Sequence[Item], source: Source | None, spec: Spec, precision: torch.dtype = torch.float32,
+    pooling: str = "mean",
+) -> np.ndarray:  # fmt: skip
+    """(N, D) float32 as `untuned`; where pairs are read apart (N, 4D): what the two texts are and where they differ."""
+    if not spec.apart:
+        return untuned(backbone, depth, items, source, pooling, precision)
+    halves = [[Item(item.tokens[at : at + 1]) for item in items] for at in (0, 1)]
+    one, other = (torch.from_numpy(untuned(backbone, depth, half, source, pooling, precision)) for half in halves)
+    return compared(one, other).numpy()
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from trunkline.evaluation.metrics import compute
 
 STATES_C = (0.001, 0.01, 0.1, 1.0)
-STATES_ALPHA = (1.0, 10.0, 100.0, 1000.0)
+STATES_ALPHA = (1.0, 10.0, 100.0, 1000.0, 10_000.0)
 """The strengths of regularisation that are tried on pooled states, for labels and for a number."""
 _NEVER = -1000.0
 """The logit of a label without a training row: its probability is 0."""

@@ -146,15 +146,19 @@ def _search(report: Report, words: Words) -> dict[str, Any]:
     found = report.search
     if not found:
         return {}
-    taken = (found["depth"], found["learning_rate"])
+    taken = (found["depth"], found["learning_rate"], found.get("pairs", ""))
     trials = [
-        (t["depth"], f"{t['learning_rate']:.2g}", number(found["metric"], t["value"]), duration(t["seconds"]), (t["depth"], t["learning_rate"]) == taken,
-         t.get("told", ""))
+        (_depth(t, words), f"{t['learning_rate']:.2g}", number(found["metric"], t["value"]), duration(t["seconds"]),
+         (t["depth"], t["learning_rate"], t.get("pairs", "")) == taken, t.get("told", ""))
         for t in found["trials"][:_TRIALS]
     ]  # fmt: skip
     if not any(trial[4] for trial in trials):
-        trials.append((taken[0], f"{taken[1]:.2g}", words("not tried"), "", True, ""))
+        trials.append((_depth(found, words), f"{taken[1]:.2g}", words("not tried"), "", True, ""))
     return {"metric": words.metric(found["metric"]), "trials": trials, "told": any(t[-1] for t in trials)}
+
+
+def _depth(trial: Mapping[str, Any], words: Words) -> str:
+    return f"{trial['depth']}, {words(trial['pairs'])}" if trial.get("pairs") else str(trial["depth"])
 
 
 def _seeds(result: Mapping[str, Any], measured: Sequence[str], words: Words) -> str:

@@ -41,7 +41,8 @@ class Report:
     calibration  {temperature, ece_before, ece_after, bins, bins_before}
     errors       [{text, text_b, label, predicted, probability or error or neither}]
     samples      [{text, label, before, predicted}] of a task that writes texts
-    search       {depth, learning_rate, metric, why, seconds, rows: [train, validation], trials: [{depth, learning_rate, value, seconds, told}]},
+    search       {depth, learning_rate, metric, why, seconds, pairs, rows: [train, validation],
+                 trials: [{depth, learning_rate, value, seconds, pairs, told}]}, pairs: how they are read, where both ways were tried;
                  told: further options of a trial, where those were searched too
     history      one list a seed of {step, epoch, seconds, train_loss, metrics}
     cost         {seconds: {stage: s}, tokens_per_second, peak_memory_bytes, cache_bytes}
@@ -244,13 +245,17 @@ def search_lines(report: Report) -> list[str]:
     metric = found["metric"]
     if any(trial.get("told") for trial in found["trials"]):
         return _option_lines(found)
-    tried = ", ".join(f"{trial['depth']}{_rate(trial, found)}: {number(metric, trial['value'])}" for trial in found["trials"])
+    tried = ", ".join(f"{_depth(trial)}{_rate(trial, found)}: {number(metric, trial['value'])}" for trial in found["trials"])
     name = METRICS[metric].title if metric in METRICS else metric
     train, validation = found["rows"]
     return [
         f"Depth {found['depth']} was chosen: {found['why']}.",
         f"  {name} on {validation:,} validation rows after {train:,} training rows, by depth: {tried} ({duration(found['seconds'])}).",
     ]
+
+
+def _depth(trial: Mapping[str, Any]) -> str:
+    return f"{trial['depth']} {trial['pairs']}" if trial.get("pairs") else str(trial["depth"])
 
 
 def _option_lines(found: Mapping[str, Any]) -> list[str]:

@@ -135,6 +135,8 @@ CHINESE = {
     "mean of the training rows": "训练集均值",
     "no difference shown": "未显示出差异",
     "not tried": "未试",
+    "apart": "两句分开读",
+    "together": "两句一起读",
     "of": "/",
     "read": "读取",
     "search": "搜索",

@@ -50,6 +50,11 @@ _POOLED = (
     "Take the model's `last_hidden_state`, pool the tokens ({pooling}), and the logits are `pooled @ linear.weight.T + linear.bias`; "
     "their order is that of `labels` in `head.json`, and probabilities are the softmax of logits / `temperature`."
 )
+_COMPARED = (
+    "The two texts of a pair are read one by one. Take the model's `last_hidden_state` of each, pool the tokens ({pooling}), make each vector as "
+    "long as the root of its width: u and v. The logits are `concat(u, v, abs(u - v), u * v) @ linear.weight.T + linear.bias`; their order "
+    "is that of `labels` in `head.json`, and probabilities are the softmax of logits / `temperature`."
+)
 
 
 def export(network: Network, spec: Spec, folder: str | Path) -> Path:
@@ -187,7 +192,7 @@ def _readme(network: Network, spec: Spec, head: dict[str, torch.Tensor]) -> str:
     loader = writes[network._backbone.family.kind] if isinstance(network.head, LanguageHead) else "AutoModel"
     how = f"It reads the model's `last_hidden_state`; what it does with it is the task `{spec.task}` of Trunkline."
     if {"linear.weight", "linear.bias"} == head.keys():
-        how = _POOLED.format(pooling=spec.pooling)
+        how = (_COMPARED if spec.apart else _POOLED).format(pooling=spec.pooling)
     tensors = ", ".join(f"`{name}` {tuple(tensor.shape)}" for name, tensor in head.items())
     beside = _HEAD.format(tensors=tensors, how=how) if head else ""
     return _USE.format(model=network._backbone.name, task=spec.task, loader=loader, head=beside)

@@ -18,7 +18,7 @@ from tokenizers.models import Unigram
 from transformers import AutoTokenizer
 
 from trunkline.errors import ModelError
-from trunkline.types import Tokens
+from trunkline.types import Row, Spec, Tokens
 
 
 class Tokenizer:
@@ -136,6 +136,15 @@ class Tokenizer:
         ids = np.asarray(encoding.ids, dtype=np.int32)
         types = np.asarray(encoding.type_ids, dtype=np.int8) if self._segments else None
         return Tokens(ids, types if types is not None and types.any() else None)
+
+
+def texts_of(row: Row, tokenizer: Any, spec: Spec) -> tuple[tuple[Tokens, ...], bool]:
+    """The token sequences of a text or a pair as the spec reads them: one, or two where pairs are read apart; and whether anything was cut."""
+    if not spec.apart:
+        tokens, was_cut = tokenizer.encode(row["text"], row.get("text_b"), max_tokens=spec.max_tokens)
+        return (tokens,), was_cut
+    one, other = (tokenizer.encode(row.get(name) or "", max_tokens=spec.max_tokens) for name in ("text", "text_b"))
+    return (one[0], other[0]), one[1] or other[1]
 
 
 def _encoded(fast: Any, text: str, text_b: str | None, max_tokens: int, stride: int, strategy: str) -> list[Encoding]:

@@ -80,6 +80,10 @@ def of(folder: Path) -> Bounds | None:
 
 def _vectors(branch: Branch, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Means of states (N, D) float32, and label ids (N,)."""
+    if branch.spec.apart:
+        raise OptionError(
+            "scope: this branch reads pairs apart, and a bound is of one text. Tune it with pairs=together, or serve it without bounds."
+        )
     items, source = branch.prepare(rows.rows), branch.source()
     if any(item.target is None for item in items):
         raise DataError(f"{rows.source}: rows without a label cannot say where a class lies. Leave them out.")

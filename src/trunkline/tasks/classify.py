@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from trunkline.choices import between, one_of
 from trunkline.errors import DataError, unknown
-from trunkline.model.heads.pooling import POOLINGS, PooledHead
+from trunkline.model.heads.pooling import PAIRS, POOLINGS, pooled_head, read_as
+from trunkline.model.tokenizer import texts_of
 from trunkline.types import Answer, Batch, Item, Output, Row, Rows, Spec
 
 METRICS = ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "macro_precision", "macro_recall", "mcc", "roc_auc", "ece")
@@ -28,6 +29,8 @@ class TaskSpec(Spec):
     """class_weights: "none", or "balanced" (N / (K x rows of the class), at most 10).
 
     label_smoothing: share of the target spread evenly; none: 0.1 with one label a text, 0 with several. Source: Szegedy et al. 2016, section 7.
+    pairs: how two texts are read: "together" in one pass (a cross-encoder), "apart" one by one and then compared (a bi-encoder, whose texts are
+    stored once each), or "auto": whichever the search for a depth finds better; where a depth is given, apart at 0 and together above.
     focal_gamma: 0 is plain cross-entropy. Source: Lin et al. 2017 (focal loss), equation 4.
     """
 
@@ -40,6 +43,7 @@ class TaskSpec(Spec):
     class_weights: str = "none"
     label_smoothing: float | None = None
     focal_gamma: float = 0.0
+    pairs: str = "auto"
     dropout: float = 0.1
     labels: tuple[str, ...] = field(default=(), metadata={"learned": True})
     weights: tuple[float, ...] = field(default=(), metadata={"learned": True})
@@ -48,6 +52,7 @@ class TaskSpec(Spec):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("pooling", self.pooling, POOLINGS)
+        one_of("pairs", self.pairs, PAIRS)
         one_of("class_weights", self.class_weights, ("none", "balanced"))
         between("label_smoothing", self.label_smoothing or 0.0, 0.0, 0.9)
         between("focal_gamma", self.focal_gamma, 0.0, 10.0)
@@ -65,7 +70,8 @@ class TaskSpec(Spec):
         weights = tuple(min(10.0, share[label]) for label in labels) if self.class_weights == "balanced" else ()
         multi = self.multi_label or any(isinstance(row["label"], list | tuple) for row in rows)
         smoothing = self.label_smoothing if self.label_smoothing is not None else 0.0 if multi else 0.1
-        return {"labels": labels, "weights": weights, "multi_label": multi, "label_smoothing": smoothing}
+        pairs = read_as(self.pairs, rows)
+        return {"labels": labels, "weights": weights, "multi_label": multi, "label_smoothing": smoothing, "pairs": pairs}
 
 
 def prepare(row: Row, tokenizer: Any, spec: TaskSpec) -> Item:
@@ -73,20 +79,20 @@ def prepare(row: Row, tokenizer: Any, spec: TaskSpec) -> Item:
 
     Raises: DataError for a label that training did not have.
     """
-    tokens, was_cut = tokenizer.encode(row["text"], row.get("text_b"), max_tokens=spec.max_tokens)
+    tokens, was_cut = texts_of(row, tokenizer, spec)
     if row.get("label") is None:
-        return Item((tokens,), None, was_cut)
+        return Item(tokens, None, was_cut)
     for label in _labels(row):
         if label not in spec.labels:
             raise unknown("label", label, spec.labels, DataError)
     if spec.multi_label:
-        return Item((tokens,), np.isin(spec.labels, _labels(row)).astype(np.float32), was_cut)
-    return Item((tokens,), spec.labels.index(row["label"]), was_cut)
+        return Item(tokens, np.isin(spec.labels, _labels(row)).astype(np.float32), was_cut)
+    return Item(tokens, spec.labels.index(row["label"]), was_cut)
 
 
 def head(width: int, spec: TaskSpec) -> nn.Module:
     """Pooling and a linear layer: hidden (S, T, D) -> logits (B, K)."""
-    return PooledHead(width, len(spec.labels), spec.pooling, spec.dropout)
+    return pooled_head(width, len(spec.labels), spec, spec.dropout)
 
 
 def loss(out: Output, batch: Batch) -> torch.Tensor:

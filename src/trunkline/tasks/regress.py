@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from trunkline.choices import between, one_of
 from trunkline.errors import DataError
-from trunkline.model.heads.pooling import POOLINGS, PooledHead
+from trunkline.model.heads.pooling import PAIRS, POOLINGS, pooled_head, read_as
+from trunkline.model.tokenizer import texts_of
 from trunkline.types import Answer, Batch, Item, Output, Row, Rows, Spec
 
 METRICS = ("pearson", "spearman", "mse", "rmse", "mae", "r2")
@@ -20,11 +21,15 @@ METRICS = ("pearson", "spearman", "mse", "rmse", "mae", "r2")
 
 @dataclass(frozen=True)
 class TaskSpec(Spec):
-    """loss: "mse", or "huber" with its corner at one standard deviation of the target. Source: Huber 1964."""
+    """loss: "mse", or "huber" with its corner at one standard deviation of the target. Source: Huber 1964.
+
+    pairs: how two texts are read, as in classify
+    """
 
     kind: ClassVar[str] = "number"
     task: str = "regress"
     loss: str = "mse"
+    pairs: str = "auto"
     dropout: float = 0.1
     mean: float = field(default=0.0, metadata={"learned": True})
     std: float = field(default=1.0, metadata={"learned": True})
@@ -33,6 +38,7 @@ class TaskSpec(Spec):
         super().__post_init__()
         one_of("pooling", self.pooling, POOLINGS)
         one_of("loss", self.loss, ("mse", "huber"))
+        one_of("pairs", self.pairs, PAIRS)
         between("dropout", self.dropout, 0.0, 0.9)
 
     def learned_from(self, rows: Rows) -> dict[str, Any]:
@@ -40,18 +46,18 @@ class TaskSpec(Spec):
         values = np.array([row["label"] for row in rows], dtype=np.float64)
         if len(values) < 2 or values.std() == 0:
             raise DataError(f"{rows.source}: the target is the same number in all {len(values)} training rows. There is nothing to learn.")
-        return {"mean": float(values.mean()), "std": float(values.std())}
+        return {"mean": float(values.mean()), "std": float(values.std()), "pairs": read_as(self.pairs, rows)}
 
 
 def prepare(row: Row, tokenizer: Any, spec: TaskSpec) -> Item:
     """One text or pair -> tokens and target (a float), or None for a row without one."""
-    tokens, was_cut = tokenizer.encode(row["text"], row.get("text_b"), max_tokens=spec.max_tokens)
-    return Item((tokens,), None if row.get("label") is None else float(row["label"]), was_cut)
+    tokens, was_cut = texts_of(row, tokenizer, spec)
+    return Item(tokens, None if row.get("label") is None else float(row["label"]), was_cut)
 
 
 def head(width: int, spec: TaskSpec) -> nn.Module:
     """Pooling and a linear layer: hidden (S, T, D) -> logits (B, 1), in standard deviations from the mean."""
-    return PooledHead(width, 1, spec.pooling, spec.dropout)
+    return pooled_head(width, 1, spec, spec.dropout)
 
 
 def loss(out: Output, batch: Batch) -> torch.Tensor:

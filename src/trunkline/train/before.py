@@ -17,7 +17,7 @@ from trunkline.data.split import Split
 from trunkline.errors import MissingExtra
 from trunkline.evaluation.baselines import entities, preferences, ranks, spans
 from trunkline.evaluation.baselines.labels import Result, baselines
-from trunkline.evaluation.features import untuned, word_states
+from trunkline.evaluation.features import read_by_head, untuned, word_states
 from trunkline.evaluation.measure import truth_and_scores, written
 from trunkline.states.collate import Source
 from trunkline.types import Item
@@ -69,7 +69,9 @@ def _labels(on: Measured) -> list[Result]:
     """The constant answer, TF-IDF, and a linear model on the untuned states."""
     rows, branch = on.parts.parts(), on.branch
     features = {
-        name: untuned(branch.backbone, branch.depth, items, on.source, precision=on.precision) for name, items in on.items.items() if items
+        name: read_by_head(branch.backbone, branch.depth, items, on.source, branch.spec, on.precision)
+        for name, items in on.items.items()
+        if items
     }
     features["test"] = features[on.part]
     return baselines(rows["train"], rows[on.part], branch.spec, validation=rows["validation"], features=features)

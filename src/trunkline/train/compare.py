@@ -19,7 +19,7 @@ from trunkline.evaluation.metrics import METRICS, compute, suited
 from trunkline.evaluation.wording import duration, number, with_interval
 from trunkline.model.backbone import AUTO, Backbone, Depth
 from trunkline.train.settings import Settings
-from trunkline.train.tune import checked, stored, tune
+from trunkline.train.tune import as_read, checked, stored, tune
 from trunkline.types import Rows
 
 
@@ -113,6 +113,7 @@ def compare(
         place = Path(out) / folder_of(method) if out else None
         branches[method] = tune(parts, model, method=method, depth=depth, settings=settings, out=place)
         depth, model = branches[method].depth, branches[method].backbone  # of all branches one set of frozen weights is kept
+        settings = as_read(settings, branches[method].spec)
     return _table(branches, parts, settings)
 
 

@@ -47,13 +47,13 @@ _MEASURED_STEPS = 6
 _PATIENCE = 2
 """So many deeper cuts in a row without a gain end the search."""
 _RATES = (1 / 3, 3.0)
-_WIDE = 3.92
+WIDE = 3.92
 """A 95% interval is so many standard errors wide."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One depth with one learning rate: the metric on the validation rows, and the seconds that it took."""
+    """One depth with one learning rate: the metric on the validation rows, the seconds that it took, and how pairs were read where both ways were tried."""
 
     depth: Depth
     learning_rate: float
@@ -61,10 +61,12 @@ class Trial:
     seconds: float
     scores: Any = field(default=(), repr=False, compare=False)
     fitted: tuple[Branch, Progress] | None = field(default=None, repr=False, compare=False)
+    pairs: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """What a report shows of it: all but the scores and the branch."""
-        return {"depth": self.depth, "learning_rate": self.learning_rate, "value": self.value, "seconds": self.seconds}
+        plain = {"depth": self.depth, "learning_rate": self.learning_rate, "value": self.value, "seconds": self.seconds}
+        return plain | ({"pairs": self.pairs} if self.pairs else {})
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,9 @@ class Few:
 class Search:
     """What was chosen, and why.
 
-    rows: of train and validation that the trials used; few: how the branch is made, where there are few rows a class (few.py);
-    fitted: the branch and its progress, where the chosen trial was the whole run
+    rows: of train and validation that the trials used; pairs: how they are read, where both ways were tried (pairs.py);
+    few: how the branch is made, where there are few rows a class (few.py);
+    fitted: the branch and its progress, where the chosen trial was the whole run; truth: of the validation rows
     """
 
     depth: Depth
@@ -90,12 +93,14 @@ class Search:
     rows: tuple[int, int]
     seconds: float
     why: str
+    pairs: str = ""
     few: Few | None = None
     fitted: tuple[Branch, Progress] | None = field(default=None, repr=False, compare=False)
+    truth: Any = field(default=(), repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """For the report: all but the scores and the branch."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("trials", "fitted")}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("trials", "fitted", "truth")}
         return {**plain, "few": self.few and asdict(self.few), "trials": [trial.to_json() for trial in self.trials]}
 
     @classmethod
@@ -116,18 +121,20 @@ def candidates(backbone: Backbone) -> list[Depth]:
 
 def search(
     backbone: Backbone, items: dict[str, list[Item]], make: Callable[[Depth, int], Branch], states: Callable[[Depth, list[Item]], Source | None],
-    settings: Settings,
+    settings: Settings, share: float = 1.0,
 ) -> Search:  # fmt: skip
     """The depth and the learning rate for these items ("train", "validation").
 
-    make: a fresh branch of a depth and a seed; states: the store with the states of some items at the cut of a depth.
+    make: a fresh branch of a depth and a seed; states: the store with the states of some items at the cut of a depth; share: of the budget
     """
-    return _Searching(backbone, items, make, states, settings).result()
+    return _Searching(backbone, items, make, states, settings, share).result()
 
 
 class _Searching:
-    def __init__(self, backbone: Backbone, items: dict[str, list[Item]], make: Any, states: Any, settings: Settings) -> None:
-        self.started, self.budget = time.perf_counter(), duration("budget", settings.budget)
+    def __init__(
+        self, backbone: Backbone, items: dict[str, list[Item]], make: Any, states: Any, settings: Settings, share: float = 1.0
+    ) -> None:
+        self.started, self.budget, self.share = time.perf_counter(), share * duration("budget", settings.budget), share
         self.backbone, self.make, self.settings = backbone, make, settings
         self.depths = [depth for depth in candidates(backbone) if make(depth, settings.seed).network.learned()] or candidates(backbone)
         self.lowest = max(d for d in self.depths if isinstance(d, int))
@@ -183,7 +190,9 @@ class _Searching:
 
     def found(self, chosen: Trial, why: str) -> Search:
         spent, rows = time.perf_counter() - self.started, (len(self.train), len(self.validation))
-        return Search(chosen.depth, chosen.learning_rate, self.metric, tuple(self.trials), rows, spent, why, fitted=chosen.fitted)
+        return Search(
+            chosen.depth, chosen.learning_rate, self.metric, tuple(self.trials), rows, spent, why, fitted=chosen.fitted, truth=self.truth
+        )
 
     def walk(self) -> tuple[str, Depth | None]:
         """Try one depth after the other; says why it ended, and which depth that was not tried is to be taken."""
@@ -202,7 +211,7 @@ class _Searching:
         pairs = list(zip(self.trials, self.trials[1:]))
         if not pairs or any(self.behind(shallow, deep) <= 1 for shallow, deep in pairs):
             return told, None
-        minutes = math.ceil((self.budget + 2 * self.needed(depth)) / 60)
+        minutes = math.ceil((self.budget + 2 * self.needed(depth)) / self.share / 60)
         return (
             f"each deeper cut that was tried was clearly better than the one before, and {told}, which is taken untried. "
             f"To try it: --budget {minutes}m; for less time: --depth {self.trials[-1].depth}"
@@ -266,7 +275,7 @@ class _Searching:
     def behind(self, trial: Trial, best: Trial) -> float:
         """By how many standard errors of the difference `trial` is behind `best`."""
         found = paired(self.metric, self.truth, trial.scores, best.scores)
-        error = (found.high - found.low) / _WIDE
+        error = (found.high - found.low) / WIDE
         return (self.goodness(best) - self.goodness(trial)) / error if error else float(self.goodness(best) > self.goodness(trial)) * 2
 
 

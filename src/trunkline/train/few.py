@@ -49,7 +49,7 @@ _FOLDS, _ONE_FOLD_FROM = 3, 2000
 def suits(branch: Branch, items: dict[str, list[Item]]) -> bool:
     """Whether there are few rows for each class, and a plain linear head on pooled states is what the task wants."""
     spec, head = branch.spec, branch.network.head
-    plain = spec.kind == "single" and branch.method == "full" and isinstance(head, PooledHead) and head.pooling.query is None
+    plain = spec.kind == "single" and branch.method == "full" and type(head) is PooledHead and head.pooling.query is None
     weighted = bool(getattr(spec, "weights", ())) or bool(getattr(spec, "focal_gamma", 0.0))
     if not plain or weighted or branch.backbone.family.whole_only:
         return False

@@ -101,9 +101,11 @@ class Mixup(Objective):
             )
 
         def step(run: Pass, batch: Batch, indices: np.ndarray) -> torch.Tensor:
-            share, other = self.draw(len(batch.mask), batch.mask.device)
-            hidden = share * batch.hidden + (1 - share) * batch.hidden[other]  # type: ignore[index, operator]
-            out = run(replace(batch, hidden=hidden, mask=batch.mask | batch.mask[other]))
+            share, other = self.draw(len(batch.targets), batch.mask.device)
+            texts = len(batch.mask) // len(other)  # two of each row, where pairs are read apart
+            rows = (texts * other[:, None] + torch.arange(texts, device=other.device)).flatten()
+            hidden = share * batch.hidden + (1 - share) * batch.hidden[rows]  # type: ignore[index, operator]
+            out = run(replace(batch, hidden=hidden, mask=batch.mask | batch.mask[rows]))
             return share * plain(out, batch) + (1 - share) * plain(out, replace(batch, targets=batch.targets[other]))
 
         return step
@@ -128,6 +130,11 @@ class Contrast(Objective):
         between("weight", self.weight, 0.0, 1.0)
 
     def ready(self, network: Network, data: Known, plain: Plain) -> Step:
+        if data.spec.apart:
+            raise OptionError(
+                "objective contrast: it draws the texts of a class together, and pairs=apart has two in each row. Use pairs=together."
+            )
+
         def step(run: Pass, batch: Batch, indices: np.ndarray) -> torch.Tensor:
             out = run(batch)
             pooled = Pooling(out.hidden.shape[-1], "mean")(out.hidden.float(), batch.mask)
@@ -172,6 +179,9 @@ class Distil(Objective):
             raise OptionError(f"{where} stands on {teacher.backbone.name!r}, not on {network.backbone.name!r}. Tune both on one backbone.")
         if teacher.task != data.spec.task or getattr(teacher.spec, "labels", ()) != getattr(data.spec, "labels", ()):
             raise OptionError(f"{where} has another task or other labels than these rows. Tune it on rows with the same labels.")
+        if teacher.spec.apart != data.spec.apart:
+            way = "apart" if teacher.spec.apart else "together"
+            raise OptionError(f"{where} reads pairs {way}. Tune this branch with pairs={way} too.")
         scores = [np.atleast_1d(answer.scores) for answer in teacher.answers([replace(item, target=None) for item in data.train])]
         return torch.from_numpy(np.stack(scores)).float()
 

@@ -31,7 +31,7 @@ from trunkline.train.fit import Data, Progress, fit
 from trunkline.train.settings import MODELS, PLAIN, Settings
 from trunkline.train.space import RATE, Range, Values, size, space_of
 from trunkline.train.start import solve_head
-from trunkline.train.tune import checked, loaded, maker, number_format, stored, tune
+from trunkline.train.tune import as_read, checked, loaded, maker, number_format, spec_for, stored, tune
 from trunkline.types import Item, Rows
 
 MOST_ROWS = 10_000
@@ -96,6 +96,9 @@ def search_options(
     kinds = names.task(parts.train.task).TaskSpec.backbones
     backbone = loaded(model or MODELS[kinds[0]], settings).seen_by(kinds)
     settings = replace(settings, states=number_format(settings.states, backbone))
+    spec = spec_for(backbone, parts.train, settings.task_options)
+    if getattr(spec, "pairs", None) == "auto":
+        settings = as_read(settings, replace(spec, pairs="together"))  # one way for all trials and for the branch
     options = space_of(space or {}, method, depth, settings, backbone)
     if size(options) < 2:
         raise OptionError(

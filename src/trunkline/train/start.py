@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from trunkline.branch import Branch
-from trunkline.evaluation.features import untuned
+from trunkline.evaluation.features import read_by_head
 from trunkline.evaluation.linear import Linear, fit_linear
 from trunkline.model.heads.pooling import PooledHead
 from trunkline.train.fit import Data
@@ -31,7 +31,10 @@ def solve_head(branch: Branch, data: Data) -> bool:
     ):
         return False
     parts = {"train": data.train, "validation": data.validation}
-    vectors = {name: untuned(branch.backbone, branch.depth, items, data.source, data.spec.pooling) for name, items in parts.items()}
+    vectors = {
+        name: read_by_head(branch.backbone, branch.depth, items, data.source, data.spec, pooling=data.spec.pooling)
+        for name, items in parts.items()
+    }
     truth = {name: np.stack([np.asarray(item.target) for item in items]) for name, items in parts.items()}
     solved = fit_linear(vectors["train"], truth["train"], data.spec, validation=(vectors["validation"], truth["validation"]))
     put(branch, solved)

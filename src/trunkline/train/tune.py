@@ -30,8 +30,9 @@ from trunkline.states.store import States
 from trunkline.train import few, machine
 from trunkline.train.account import Run, account
 from trunkline.train.checkpoint import Checkpoints, lock
-from trunkline.train.depth import Search, search
+from trunkline.train.depth import Search
 from trunkline.train.fit import Data, Progress, epochs, fit
+from trunkline.train.pairs import Reading, search, ways
 from trunkline.train.settings import MODELS, PLAIN, Settings
 from trunkline.train.start import solve_head
 from trunkline.types import Item, Rows
@@ -70,13 +71,18 @@ def tune(
         old = begun(start, parts.train.task, method, depth, job.settings) if start is not None else None
         backbone = old.backbone if old else loaded(model or MODELS[kinds[0]], job.settings).seen_by(kinds)
         job.settings = replace(job.settings, states=number_format(old.states if old else job.settings.states, backbone))
-        make = _going_on(old) if old else maker(backbone, parts, method, job.settings)
+        if old:
+            makers = {"": _going_on(old)}
+        else:
+            both = ways(spec_for(backbone, parts.train, job.settings.task_options), depth, job.settings)
+            makers = {way: maker(backbone, parts, method, job.settings, way) for way in both}
         method, depth = (old.method, old.depth) if old else (method, depth)
         if depth != AUTO:
             backbone.check_depth(depth)
     with timed(job.seconds, "read"):
-        items = {name: make(depth if old else 0, 0).prepare(part) for name, part in parts.parts().items()}
-        earlier = make(depth if old else 0, 0).prepare(before) if before is not None and weighing else []
+        readings = {way: _read(parts, make, depth if old else 0) for way, make in makers.items()}
+        reading = next(iter(readings.values()))
+        earlier = reading.make(depth if old else 0, 0).prepare(before) if before is not None and weighing else []
     about: dict[str, Any] = {
         "rows": [part.fingerprint for part in parts.parts().values()],
         "method": method,
@@ -88,8 +94,11 @@ def tune(
         found = None
         if depth == AUTO:
             with timed(job.seconds, "search"):
-                found = job.search(backbone, items, make, about)
+                found = job.search(backbone, readings, about)
             depth = about["depth"] = found.depth
+            if found.pairs:
+                reading, about["pairs"] = readings[found.pairs], found.pairs
+        make, items = reading.make, reading.items
         with timed(job.seconds, "encode"):
             source, encoded = stored(backbone, depth, {**items, "before": earlier}, job.settings.states)
         with timed(job.seconds, "tune"):
@@ -172,11 +181,27 @@ def spec_for(backbone: Backbone, train: Rows, task_options: str = "") -> Any:
     return replace(spec, **spec.learned_from(train), max_tokens=min(spec.max_tokens, backbone.max_tokens))
 
 
-def maker(backbone: Backbone, parts: Split, method: str, settings: Settings) -> Callable[[Depth, int], Branch]:
-    """From a depth and a seed to a fresh branch, whose new weights come from that seed and nothing else."""
+def _read(parts: Split, make: Callable[[Depth, int], Branch], depth: Depth) -> Reading:
+    return Reading({name: make(depth, 0).prepare(part) for name, part in parts.parts().items()}, make)
+
+
+def as_read(settings: Settings, spec: Any) -> Settings:
+    """The settings with the way of reading pairs that this spec has, for others that are to be compared with it."""
+    if not hasattr(spec, "pairs") or "pairs=" in settings.task_options:
+        return settings
+    return replace(settings, task_options=":".join(filter(None, [settings.task_options, f"pairs={spec.pairs}"])))
+
+
+def maker(backbone: Backbone, parts: Split, method: str, settings: Settings, pairs: str = "auto") -> Callable[[Depth, int], Branch]:
+    """From a depth and a seed to a fresh branch, whose new weights come from that seed and nothing else.
+
+    pairs: how they are read, where the settings leave it open
+    """
     name, options = choices.split_choice(method)
     config = choices.build(names.method(name).Config, options, f"method {name!r}")
     spec = spec_for(backbone, parts.train, settings.task_options)
+    if getattr(spec, "pairs", None) == "auto" and pairs != "auto":
+        spec = replace(spec, pairs=pairs)
 
     def make(depth: Depth, seed: int) -> Branch:
         with torch.random.fork_rng(devices=[]):
@@ -224,9 +249,7 @@ class Job:
             storage.remove_leftovers(self.checkpoints.parent, self.checkpoints.name)
             yield
 
-    def search(
-        self, backbone: Backbone, items: dict[str, list[Item]], make: Callable[[Depth, int], Branch], about: dict[str, Any]
-    ) -> Search:  # fmt: skip
+    def search(self, backbone: Backbone, readings: dict[str, Reading], about: dict[str, Any]) -> Search:
         """The search for a depth, or what it found before this run was stopped."""
         kept = self.checkpoints / "search.json" if self.checkpoints else None
         about_run, about = about, {k: v for k, v in self._about(about).items() if not k.startswith("machine.")}
@@ -240,12 +263,11 @@ class Job:
         def states(depth: Depth, some: list[Item]) -> Source | None:
             return stored(backbone, depth, {"some": some}, self.settings.states)[0]
 
-        way = few.search if self.settings.objective == PLAIN and few.suits(make(0, self.settings.seed), items) else search
-        found = way(backbone, items, make, states, self.settings)
+        found = search(backbone, readings, states, self.settings)
         if kept and kept.is_file():
             found = replace(found, fitted=None)  # checkpoints of other data or settings: `fit` says so
         if kept:
-            self._keep(found, kept.parent, about_run | {"depth": found.depth})
+            self._keep(found, kept.parent, about_run | {"depth": found.depth} | ({"pairs": found.pairs} if found.pairs else {}))
             storage.write_file(kept, storage.to_json({"about": about, "found": found.to_json()}))
         if found.fitted:  # the seconds of what is kept are those of tuning
             spent = found.fitted[1].seconds

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from trunkline.types import Batch
+from trunkline.errors import DataError
+from trunkline.types import Batch, Rows, Spec
 
 POOLINGS = ("mean", "first", "last", "attention")
+PAIRS = ("auto", "together", "apart")
 
 
 class Pooling(nn.Module):
@@ -36,13 +38,50 @@ class Pooling(nn.Module):
 class PooledHead(nn.Module):
     """hidden (S, T, D), batch.mask (S, T) -> logits (S, outputs): pooling, dropout, one linear layer."""
 
+    widths = 1
+    """So many times the width of the states goes into the linear layer."""
+
     def __init__(self, width: int, outputs: int, pooling: str, dropout: float) -> None:
         super().__init__()
         self.pooling = Pooling(width, pooling)
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(width, outputs)
+        self.linear = nn.Linear(self.widths * width, outputs)
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
         return self.linear(self.dropout(self.pooling(hidden, batch.mask)))
+
+
+class PairHead(PooledHead):
+    """hidden (2B, T, D), the two texts of a pair behind each other -> logits (B, outputs): a linear layer on what both are and where they differ."""
+
+    widths = 4
+
+    def forward(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        pooled = self.pooling(hidden, batch.mask)
+        return self.linear(self.dropout(compared(pooled[0::2], pooled[1::2])))
+
+
+def compared(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """(B, D) of the first and of the second texts -> (B, 4D): u, v, |u - v| and u * v, each vector made as long as the root of D.
+
+    Source: Conneau et al. 2017 (InferSent), section 3.1; Reimers and Gurevych 2019 (Sentence-BERT), section 3.
+    """
+    u, v = (nn.functional.normalize(vectors, dim=1) * vectors.shape[1] ** 0.5 for vectors in (one, other))
+    return torch.cat([u, v, (u - v).abs(), u * v], dim=1)
+
+
+def read_as(told: str, rows: Rows) -> str:
+    """How pairs are read, as far as the rows say: those of one text are read together. Raises: DataError where they were to be read apart."""
+    paired = any(row.get("text_b") for row in rows)
+    if told == "apart" and not paired:
+        raise DataError(
+            f"{rows.source}: pairs='apart': the rows have one text each. Give the second one (text_b=COLUMN), or leave pairs out."
+        )
+    return told if paired else "together"
+
+
+def pooled_head(width: int, outputs: int, spec: Spec, dropout: float) -> PooledHead:
+    """The head of a task that gives each text, or each pair of texts, some numbers."""
+    return (PairHead if spec.apart else PooledHead)(width, outputs, spec.pooling, dropout)

@@ -126,5 +126,6 @@ def _texts(branch: Branch, count: int, tokens: int) -> list[Tokens]:
 
 def _batch(loaded: Loaded, count: int, tokens: int) -> Batch:
     """States as a trunk gives them, for the layers of a branch: those of random tokens."""
-    found, mask = Taps(loaded.branch.backbone)(_texts(loaded.branch, count, tokens), [loaded.cut or 0])
-    return Batch(found[loaded.cut or 0], mask, torch.arange(count), loaded.branch.spec)
+    each = 2 if loaded.branch.spec.apart else 1
+    found, mask = Taps(loaded.branch.backbone)(_texts(loaded.branch, each * count, tokens), [loaded.cut or 0])
+    return Batch(found[loaded.cut or 0], mask, torch.arange(count).repeat_interleave(each), loaded.branch.spec)
