@@ -2,6 +2,7 @@
 
     python bench/main_job.py banking77 --depths 0 1 2 all --seeds 3
     python bench/main_job.py sst2 cold stsb --depths 0 auto --budget 5m
+    python bench/main_job.py stsb --depths 0 1 --pairs apart
 
 Needs the data in the folder that TRUNKLINE_DATA names (default ../shared/data). Times are of one process with --threads threads; the
 states of each depth are computed fresh, in a cache folder of its own that is deleted at the end. Within a run nothing of the test rows
@@ -71,6 +72,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="the first of the seeds: with --seeds 1, one seed of a long run at a time")
     parser.add_argument("--rows", type=int, help="train on so many rows, drawn by seed 0")
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--pairs", default="auto", help="of stsb: read its texts together, apart, or auto  [default: auto]")
     parser.add_argument("--budget", default="2m", help="for depth auto")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("bench/out"))
@@ -93,6 +95,7 @@ def _one(name: str, parts: Split, model: str, depth: str, asked: argparse.Namesp
         before = os.environ.get("TRUNKLINE_CACHE")
         os.environ["TRUNKLINE_CACHE"] = folder
         settings = Settings(seed=asked.seed, seeds=asked.seeds, epochs=asked.epochs, threads=asked.threads, budget=asked.budget)
+        settings = replace(settings, task_options=f"pairs={asked.pairs}") if name == "stsb" else settings
         branch = tune(parts, model, method=asked.method, depth=int(depth) if depth.isdigit() else depth, settings=settings)
         os.environ.pop("TRUNKLINE_CACHE") if before is None else os.environ.update(TRUNKLINE_CACHE=before)
     report = branch.report

@@ -3,6 +3,7 @@
     python bench/tasks.py                      # all sets
     python bench/tasks.py cluener xquad-en     # some
     python bench/tasks.py xquad-rank --alone --depth 1 --epochs 2    # ours, with nothing beside it but what a branch has to beat
+    python bench/tasks.py --report             # the table of all that was measured, as Markdown
     python bench/tasks.py snips --crf --rows 1000 --depth 2 --epochs 4 --seeds 3 --test 300    # of a tag set: what the option crf brings
 
 Both are this package's own loop, with the same rows, epochs and batches, one after the other in one process: "ours" tunes the layers
@@ -32,6 +33,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from trunkline.data.quality import drop_leaks
 from trunkline.data.read import read
 from trunkline.data.split import Split, split
+from trunkline.evaluation.metrics import METRICS
 from trunkline.evaluation.wording import number, with_interval
 from trunkline.train.settings import Settings
 from trunkline.train.tune import tune
@@ -111,10 +113,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="tune so many times with other seeds  [default: 1]")
     parser.add_argument("--crf", action="store_true", help="beside ours not LoRA but ours with a CRF (tag sets only)")
     parser.add_argument("--alone", action="store_true", help="ours, and neither LoRA nor a CRF beside it")
+    parser.add_argument("--report", action="store_true", help="measure nothing: one table of what stands in --out")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("bench/out"))
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
+    if asked.report:
+        print("\n".join(_table(asked.out)))
+        return
     other = None if asked.alone else CRF if asked.crf else WHOLE
     for name in asked.sets or SETS:
         one = SETS[name]
@@ -191,6 +197,38 @@ def _show(name: str, found: dict[str, tuple[Any, float]], other: str | None) -> 
         against = f", {other} {theirs:.0f}: {theirs / ours:.1f} times; tune alone {tune_alone:.1f} times"
     parts = ", ".join(f"{part} {spent[part]:.0f}" for part in ("encode", "search", "tune") if part in spent)
     print(f"{name:10} {'seconds':>18}: ours {ours:.0f} ({parts}){against}", flush=True)
+
+
+def _table(folder: Path) -> list[str]:
+    """A line for each set and its first metric (where texts are written, also of those): ours and LoRA with intervals and seconds."""
+    lines = [
+        "| set (training rows, model) | metric | before | ours, depth | LoRA on all layers | seconds | LoRA : ours | tuning alone |",
+        "|---|---|---|---|---|--:|--:|--:|",
+    ]
+    for name in SETS:
+        file = folder / f"task-{name}.json"
+        if not file.exists():
+            continue
+        found = json.loads(file.read_text(encoding="utf-8"))
+        ours, theirs = found[OURS]["report"], found[WHOLE]["report"]
+        last, whole = ours["results"][-1]["metrics"], theirs["results"][-1]["metrics"]
+        depth = f"{ours['model']['depth']}, {ours['search']['pairs']}" if ours["search"].get("pairs") else ours["model"]["depth"]
+        spent = [found[how]["seconds"] for how in (OURS, WHOLE)]
+        alone = [one["cost"]["seconds"]["tune"] for one in (ours, theirs)]
+        cells = [f"{spent[0]:.0f}, {spent[1]:.0f}", f"{spent[1] / spent[0]:.1f}", f"{alone[1] / alone[0]:.1f}"]
+        for nth, metric in enumerate(one for one in last if one in _SHOWN):
+            before = max((r["metrics"][metric]["value"] for r in ours["results"][:-1] if metric in r["metrics"]), default=None)
+            if metric == "perplexity":
+                before = ours["results"][0]["metrics"][metric]["value"]
+            first = [f"{name} ({ours['data']['rows']['train']:,}, {ours['model']['name']})", *cells] if not nth else [""] * 4
+            value = [with_interval(metric, one.get(metric)) for one in (last, whole)]
+            told = "–" if before is None else number(metric, before)
+            lines.append(f"| {first[0]} | {METRICS[metric].title} | {told} | {value[0]} ({depth}) | {value[1]} | {' | '.join(first[1:])} |")
+    return lines
+
+
+_SHOWN = ("entity_f1", "span_f1", "span_exact", "pearson", "mrr", "perplexity", "bleu", "chrf", "rouge_l", "number_match")
+"""Of what a task measures, what the table has; "before" is the best of what stands beside a branch, or the model as it was."""
 
 
 if __name__ == "__main__":
