@@ -3,6 +3,7 @@
     python bench/methods.py                                    # minilm: intents and slots; some minutes
     python bench/methods.py --model smollm2 --sets intents instructions
     python bench/methods.py --model t5-small --sets captions --methods full,lora,ia3
+    python bench/methods.py --model t5-small --report          # one table of what stands in --out
 
 intents: ten intents of Banking77 (where there is no data, the messages that come with Trunkline). slots: SNIPS. instructions: LLaMA-Factory's
 Alpaca demo. captions: Multi30k, English to German. --rows training rows are drawn by chance, and all methods see the same ones; a method that a task or
@@ -59,9 +60,15 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=2, help="layers above the cut  [default: 2]")
     parser.add_argument("--seeds", type=int, default=1, help="[default: 1]")
     parser.add_argument("--threads", type=int, default=1, help="[default: 1]")
+    parser.add_argument(
+        "--report", action="store_true", help="measure nothing: the table of a model from what stands in --out, as Markdown"
+    )
     parser.add_argument("--out", type=Path, default=Path("bench/out"))
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
+    if asked.report:
+        print("\n".join(_table(asked.out, asked.model)))
+        return
     backbone = load_backbone(asked.model)
     for name in asked.sets or SETS[backbone.family.kind]:
         parts = drop_leaks(LOADERS[name]())
@@ -161,6 +168,25 @@ def _show(found: Compared, refused: dict[str, str]) -> None:
         print(f"Refused: {method}: {why}")
     for method, ranks in _ranks(found).items():
         print(f"Ranks of {method}: {', '.join(f'{name} {rank}' for name, rank in ranks.items())}", flush=True)
+
+
+def _table(folder: Path, model: str) -> list[str]:
+    """A line for each method: quality on each set, parameters and bytes on the first, seconds on each."""
+    files = {name: folder / f"methods-{model}-{name}.json" for name in LOADERS}
+    found = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()}
+    heads = [f"{name}: {TITLES[one['metric']].title.lower()}" for name, one in found.items()]
+    lines = [f"| method | {' | '.join([*heads, 'parameters', 'bytes', *(f'seconds, {name}' for name in found)])} |"]
+    lines.append(f"|---|{'---|' * len(found)}{'--:|' * (2 + len(found))}")
+    for method in METHODS:
+        entries = {name: next((e for e in one["methods"] if e["method"] == method), None) for name, one in found.items()}
+        if first := next((entry for entry in entries.values() if entry), None):
+            values = [
+                with_interval(found[n]["metric"], e["measured"]) + " best" * (found[n]["best"] == method) if e else "–"
+                for n, e in entries.items()
+            ]
+            spent = [f"{entry['seconds']:.1f}" if entry else "–" for entry in entries.values()]
+            lines.append(f"| `{method}` | {' | '.join([*values, format(first['trained'], ','), format(first['bytes'], ','), *spent])} |")
+    return lines
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from trunkline.data.quality import drop_leaks
 from trunkline.data.read import read
 from trunkline.data.split import Split, split
+from trunkline.evaluation.interval import bootstrap
 from trunkline.evaluation.metrics import METRICS
 from trunkline.evaluation.wording import number, with_interval
 from trunkline.train.settings import Settings
@@ -188,6 +189,11 @@ def _show(name: str, found: dict[str, tuple[Any, float]], other: str | None) -> 
     for one in first.comparisons:
         told = f"{one['difference']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f}): {one['verdict']}"
         print(f"{name:10} {'ours minus ' + one['before']:>18}: {one['metric']} {told}", flush=True)
+    if name == "gsm8k":
+        for how, texts in {"before": "before", "ours": "predicted"}.items():
+            right = bootstrap(["number_match"], [[row["label"]] for row in first.samples], [row[texts] for row in first.samples])
+            told = with_interval("number_match", vars(right["number_match"]))
+            print(f"{name:10} {'right number':>18}: {how} {told} of {len(first.samples)} written answers", flush=True)
     if first.search:
         print(f"{name:10} {'depth':>18}: {first.search['depth']}, {first.search['why']}", flush=True)
     spent, ours = first.cost["seconds"], found[OURS][1]
