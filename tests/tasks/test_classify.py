@@ -183,7 +183,8 @@ def test_pairs_have_segments_and_long_texts_are_marked_as_cut(tokenizer):
 
 def test_labels_are_sorted_and_weights_are_balanced_up_to_ten():
     made = rows(*"c" * 97, *"b" * 2, "a")
-    assert TaskSpec().learned_from(made) == {"labels": ("a", "b", "c"), "weights": (), "multi_label": False, "label_smoothing": 0.1}
+    plain = {"labels": ("a", "b", "c"), "weights": (), "multi_label": False, "label_smoothing": 0.1}
+    assert TaskSpec().learned_from(made) == plain | {"pairs": "together"}, "one text a row"
     weights = TaskSpec(class_weights="balanced").learned_from(made)["weights"]
     assert weights == (10.0, 10.0, pytest.approx(100 / (3 * 97)))
     even = TaskSpec(class_weights="balanced").learned_from(rows(*"abc"))

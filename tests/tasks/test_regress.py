@@ -41,7 +41,7 @@ def test_answers_are_in_the_unit_of_the_target():
 
 
 def test_mean_and_deviation_are_learned_from_the_rows():
-    assert TaskSpec().learned_from(rows(1.0, 3.0)) == {"mean": 2.0, "std": 1.0}
+    assert TaskSpec().learned_from(rows(1.0, 3.0)) == {"mean": 2.0, "std": 1.0, "pairs": "together"}
     values = np.random.default_rng(0).normal(1e6, 1e-2, 1000)
     learned = TaskSpec().learned_from(rows(*values))
     assert learned["std"] == pytest.approx(values.std(), rel=1e-6)
