@@ -46,6 +46,8 @@ METHODS = (
 )  # fmt: skip
 SETS = {"encoder": ("intents", "slots"), "decoder": ("intents", "instructions"), "encoder-decoder": ("intents", "captions")}
 """What is measured where --sets says nothing, by the kind of the model."""
+OPTIONS = {"captions": r"prefix=translate English to German\: "}
+"""Of the task: what t5-small was taught to read before a text."""
 INTENTS = 10
 
 
@@ -77,7 +79,9 @@ def main() -> None:
         counts = ", ".join(f"{len(rows):,} {part}" for part, rows in parts.parts().items())
         print(f"\n## {name}: {parts.train.task}, {asked.model}, depth {asked.depth}, {asked.epochs} epochs; {counts} rows\n", flush=True)
         refused = {method: why for method in asked.methods if (why := _refused(backbone, parts.train, method, asked.depth))}
-        settings = Settings(epochs=asked.epochs, batch_size=16, threads=asked.threads, seeds=asked.seeds, patience=None)
+        settings = Settings(
+            epochs=asked.epochs, batch_size=16, threads=asked.threads, seeds=asked.seeds, patience=None, task_options=OPTIONS.get(name, "")
+        )
         began = time.process_time()
         fit = [method for method in asked.methods if method not in refused]
         found = compare(parts, asked.model, methods=fit, depth=asked.depth, settings=settings)

@@ -92,11 +92,12 @@ SETS: dict[str, Set] = {
     "gsm8k": Set(_given("generate", train="gsm8k/train.jsonl", test="gsm8k/test.jsonl"), "smollm2", 4, 200, 2),
     "multi30k": Set(
         _given("seq2seq", train=("multi30k/train.en.gz", "multi30k/train.de.gz"), validation=("multi30k/val.en.gz", "multi30k/val.de.gz"),
-               test=("multi30k/test_2016_flickr.en.gz", "multi30k/test_2016_flickr.de.gz")), "t5-small", 4, 1000, 3),
+               test=("multi30k/test_2016_flickr.en.gz", "multi30k/test_2016_flickr.de.gz")), "t5-small", 4, 1000, 3,
+        r"prefix=translate English to German\: "),
     "tatoeba": Set(_whole("seq2seq", "tatoeba_en_zh/cmn.txt"), "t5-small", 4, 1000, 3),
     "dialogsum": Set(
         _given("seq2seq", train="dialogsum/normalised/train.jsonl", validation="dialogsum/normalised/dev.jsonl",
-               test="dialogsum/normalised/test.jsonl"), "t5-small", 4, 300, 3),
+               test="dialogsum/normalised/test.jsonl"), "t5-small", 4, 300, 3, r"prefix=summarize\: "),
 }  # fmt: skip
 
 

@@ -215,6 +215,15 @@ def test_where_deeper_cuts_no_longer_gained_the_budget_only_says_that_it_ended()
     assert "--budget" not in found.why
 
 
+def test_where_no_trial_learns_anything_half_of_the_layers_are_taken_and_not_the_head_alone():
+    made = searching({0: 0, 1: 0, 2: 0, 3: 0, ALL: 0})
+    made.lowest = 3
+    found = made.result()
+    assert (found.depth, found.fitted, len(found.trials)) == (3, None, 5), "that three cuts in a row bring nothing ends nothing"
+    assert "no trial learned anything" in found.why
+    assert searching({0: 200, 1: 200, 2: 200}).result().depth == 0, "where all is right, all was learned"
+
+
 def test_the_smallest_depth_within_one_standard_error_is_taken():
     found = searching({0: 120, 1: 179, 2: 180, 3: 180, ALL: 180}).result()
     assert found.depth == 1

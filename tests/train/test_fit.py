@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from trunkline.model.backbone import ALL
 from trunkline.model.families import FAMILIES
 from trunkline.states.collate import collate
 from trunkline.train.checkpoint import Checkpoints
-from trunkline.train.fit import _set_dropout, batches, epochs, fit, schedule
+from trunkline.train.fit import _optimizer, _set_dropout, batches, epochs, fit, head_pace, schedule
 from trunkline.train.settings import OPTIMIZERS, SCHEDULES, Settings
 
 RATE = 5e-3
@@ -404,3 +405,22 @@ def test_products_in_bfloat16_leave_the_weights_float32_and_learn_the_same(tiny_
     assert ends["float32"][1] != ends["bfloat16"][1], "the products were computed in another format"
     assert ends["float32"][1] == pytest.approx(ends["bfloat16"][1], rel=0.02)
     assert ends["bfloat16"][0] >= 0.9
+
+
+def test_a_head_that_reads_states_that_vary_little_learns_faster(tiny_folder):
+    data_rows = make_rows()
+    branch = make_branch(tiny_folder("bert"), data_rows, depth=1)
+    data = make_data(branch, data_rows)
+    assert head_pace(branch.network, data) == 1.0, "those of a tiny model vary a lot"
+    plain = branch.network.head.pooling.forward
+    branch.network.head.pooling.forward = lambda hidden, mask: plain(hidden, mask) / 1000
+    assert head_pace(branch.network, data) == 32.0, "at most so many times"
+    branch.network.head.pooling.forward = lambda hidden, mask: (
+        torch.randn(len(hidden), hidden.shape[-1], generator=torch.manual_seed(0)) * 0.03
+    )
+    pace = head_pace(branch.network, data)
+    assert pace == pytest.approx(5, rel=0.1)
+    told = settings(epochs=1)
+    assert _optimizer(branch.network.learned(), told, 3e-4, lambda name: 1.0, pace)[1].count(pace * 5e-3) >= 1
+    assert 0.01 in _optimizer(branch.network.learned(), replace(told, head_learning_rate=0.01), 3e-4, lambda name: 1.0, pace)[1]
+    assert branch.network.training is True

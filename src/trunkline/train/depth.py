@@ -183,6 +183,9 @@ class _Searching:
         why, deeper = self.walk()
         if deeper is not None:
             return self.found(Trial(deeper, self.trials[-1].learning_rate, 0.0, 0.0), why)
+        if self.nothing():
+            why = f"no trial learned anything ({why}), so nothing can be told of depths; half of the layers is taken untried"
+            return self.found(Trial(self.lowest, self.trials[-1].learning_rate, 0.0, 0.0), why)
         best = max(self.trials, key=self.goodness)
         chosen = next(trial for trial in self.trials if trial is best or self.behind(trial, best) <= 1)
         why = f"the best of those tried; {why}" if chosen is best else f"within one standard error of depth {best.depth}, the best; {why}"
@@ -201,7 +204,7 @@ class _Searching:
                 return self.cut_short(depth)
             self.trials.append(self.trial(depth))
             values = [self.goodness(trial) for trial in self.trials]
-            if len(values) - 1 - int(np.argmax(values)) >= _PATIENCE:
+            if len(values) - 1 - int(np.argmax(values)) >= _PATIENCE and not self.nothing():
                 return f"{_PATIENCE} deeper cuts brought nothing", None
         return "all depths were tried", None
 
@@ -216,6 +219,11 @@ class _Searching:
             f"each deeper cut that was tried was clearly better than the one before, and {told}, which is taken untried. "
             f"To try it: --budget {minutes}m; for less time: --depth {self.trials[-1].depth}"
         ), depth
+
+    def nothing(self) -> bool:
+        """Whether all trials have the least that the metric can be, as where few steps on few rows find no entity at all."""
+        metric = METRICS[self.metric]
+        return metric.higher_is_better and all(trial.value <= metric.bounds[0] for trial in self.trials)
 
     def other_rates(self, chosen: Trial) -> Trial:
         """The chosen depth with a smaller and a larger learning rate, where the budget allows; another must be clearly better."""

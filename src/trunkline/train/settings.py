@@ -34,7 +34,9 @@ class Settings:
     batch_size: int = _say(32, "rows a step")
     accumulate: int = _say(1, "parts a step is computed in, to save memory; the result is the same")
     learning_rate: float | None = _say(None, "at the top of the schedule; none: what the method suggests")
-    head_learning_rate: float | None = _say(None, "of the new head; none: 5 times the layers', at least 0.005")
+    head_learning_rate: float | None = _say(
+        None, "of the new head; none: 5 times the layers', at least 0.005, and more where the states that it reads vary little"
+    )
     optimizer: str = _say("adamw", f"one of {', '.join(OPTIMIZERS)}")
     weight_decay: float = _say(0.01, "decoupled for adamw, L2 for the others; not on biases and norms")
     schedule: str = _say("linear", f"after the warm-up: one of {', '.join(SCHEDULES)}")
