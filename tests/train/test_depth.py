@@ -140,7 +140,7 @@ def searching(values, rates=None):
     made.metric, made.truth, made.trials, made.started, made.budget = "accuracy", np.zeros(200, dtype=int), [], 0.0, float("inf")
     made.depths, made.settings, made.train, made.validation = list(values), Settings(), [], [None] * 200
     made.backbone = type("Layers", (), {"layers": 6})
-    made.left = lambda: float("inf")
+    made.left, made.share = lambda: float("inf"), 1.0
 
     def trial(depth, rate=1.0):
         right = (rates or {}).get(rate, values[depth]) if rate != 1.0 else values[depth]
