@@ -420,6 +420,8 @@ def test_a_head_that_reads_states_that_vary_little_learns_faster(tiny_folder):
     )
     pace = head_pace(branch.network, data)
     assert pace == pytest.approx(5, rel=0.1)
+    branch.network.head.pooling.forward = lambda hidden, mask: plain(hidden, mask) * float("nan")
+    assert head_pace(branch.network, data) == 1.0, "of what is no number nothing is learned"
     told = settings(epochs=1)
     assert _optimizer(branch.network.learned(), told, 3e-4, lambda name: 1.0, pace)[1].count(pace * 5e-3) >= 1
     assert 0.01 in _optimizer(branch.network.learned(), replace(told, head_learning_rate=0.01), 3e-4, lambda name: 1.0, pace)[1]

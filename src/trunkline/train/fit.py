@@ -325,11 +325,11 @@ def head_pace(network: Network, data: Data) -> float:
         hook.remove()
         network.train(training)
     spread = float(seen[0].flatten(0, -2).var(0).mean().sqrt())
-    return 1.0 if spread >= _LITTLE else min(_SPREAD / max(spread, 1e-9), _FASTEST)
+    return 1.0 if not spread < _LITTLE else min(_SPREAD / max(spread, 1e-9), _FASTEST)
 
 
 def _optimizer(
-    learned: dict[str, torch.nn.Parameter], settings: Settings, rate: float, factor: Callable[[str], float], faster: float
+    learned: dict[str, torch.nn.Parameter], settings: Settings, rate: float, factor: Callable[[str], float], faster: float = 1.0
 ) -> tuple[torch.optim.Optimizer, list[float]]:  # fmt: skip
     """The optimizer and the top learning rate of each of its groups: layers (times what the method says) and head, with and without decay."""
     head_rate = settings.head_learning_rate or faster * max(5 * rate, 5e-3)
