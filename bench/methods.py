@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=400, help="test rows, at most  [default: 400]")
     parser.add_argument("--epochs", type=int, default=4, help="[default: 4]")
     parser.add_argument("--depth", type=int, default=2, help="layers above the cut  [default: 2]")
+    parser.add_argument("--head-learning-rate", type=float, help="instead of what suits the states (t5-small, as it was before: 0.005)")
     parser.add_argument("--seeds", type=int, default=1, help="[default: 1]")
     parser.add_argument("--threads", type=int, default=1, help="[default: 1]")
     parser.add_argument(
@@ -80,7 +81,13 @@ def main() -> None:
         print(f"\n## {name}: {parts.train.task}, {asked.model}, depth {asked.depth}, {asked.epochs} epochs; {counts} rows\n", flush=True)
         refused = {method: why for method in asked.methods if (why := _refused(backbone, parts.train, method, asked.depth))}
         settings = Settings(
-            epochs=asked.epochs, batch_size=16, threads=asked.threads, seeds=asked.seeds, patience=None, task_options=OPTIONS.get(name, "")
+            epochs=asked.epochs,
+            batch_size=16,
+            threads=asked.threads,
+            seeds=asked.seeds,
+            patience=None,
+            task_options=OPTIONS.get(name, ""),
+            head_learning_rate=asked.head_learning_rate,
         )
         began = time.process_time()
         fit = [method for method in asked.methods if method not in refused]

@@ -75,6 +75,11 @@ def test_a_saved_branch_reads_pairs_as_it_was_tuned_saved(tuned):
     assert np.allclose([answer.scores for answer in load(home / "branch").predict(rows)], wanted, atol=1e-6)
 
 
+def test_one_text_to_be_compared_with_nothing_is_refused(tuned):
+    with pytest.raises(DataError, match="'please' is one text, and this branch compares two"):
+        tuned[0].predict(["please"])
+
+
 @pytest.mark.parametrize("runtime", ["torch", "onnx"])
 def test_served_it_answers_as_it_does_alone(tuned, model, runtime):
     deeper = make_branch(model, pair_rows(), pairs="apart", depth=1)

@@ -69,8 +69,10 @@ def tune(file: str, config: str | None, as_json: bool, others: tuple[str, ...], 
     branch = import_module("trunkline.train.tune").tune(data, settings=settings, **asked)
     show(branch.report, as_json)
     if told["out"]:
+        columns = "".join(f" --{name.replace('_', '-')} {told[name]}" for name in ("text", "text_b") if told[name])
+        given = f"--file {file}{columns}" if told["text_b"] else '"..."'
         click.echo(
-            f'\nSaved in {told["out"]}. Look at {Path(told["out"]) / "report.html"}, or try:\n  trunkline predict {told["out"]} "..."',
+            f"\nSaved in {told['out']}. Look at {Path(told['out']) / 'report.html'}, or try:\n  trunkline predict {told['out']} {given}",
             err=True,
         )
 
@@ -190,7 +192,7 @@ def predict(folder: str, texts: tuple[str, ...], file: str | None, out: str | No
 @click.option(
     "--code",
     type=int,
-    help="FILE is programming problems, as HumanEval: write so many programs for each, run their tests (docs/tasks/generate.md)",
+    help="FILE is programming problems, as HumanEval: write so many programs for each, run their tests (docs/tasks/text-data.md)",
 )
 @click.option("--json", "as_json", is_flag=True, help="print the figures as JSON")
 @reading

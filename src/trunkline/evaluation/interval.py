@@ -86,7 +86,7 @@ def bootstrap(
     for metric, values in zip(metrics, drawn):
         value = metric.function(truth, scores)
         low, high = _range(values[0], value, level)
-        if _is_share(metric.name, kind) or metric.name == "pass_at_1":  # pass@1 of several programs a problem varies less than a share
+        if _is_share(metric.name, kind) or kind == "programs":  # a mean of chances varies no more than a share
             low, high = _wider((low, high), _wilson(value, len(truth), level))
         found[metric.name] = Interval(value, max(low, metric.bounds[0]), min(high, metric.bounds[1]))
     return found

@@ -152,7 +152,7 @@ def _search(report: Report, words: Words) -> dict[str, Any]:
          (t["depth"], t["learning_rate"], t.get("pairs", "")) == taken, t.get("told", ""))
         for t in found["trials"][:_TRIALS]
     ]  # fmt: skip
-    if not any(trial[4] for trial in trials):
+    if not any(trial[4] or trial[5] for trial in trials):  # a depth that was taken untried; a search for options takes one of its trials
         trials.append((_depth(found, words), f"{taken[1]:.2g}", words("not tried"), "", True, ""))
     return {"metric": words.metric(found["metric"]), "trials": trials, "told": any(t[-1] for t in trials)}
 

@@ -17,7 +17,7 @@ from tokenizers import Encoding
 from tokenizers.models import Unigram
 from transformers import AutoTokenizer
 
-from trunkline.errors import ModelError
+from trunkline.errors import DataError, ModelError
 from trunkline.types import Row, Spec, Tokens
 
 
@@ -139,10 +139,15 @@ class Tokenizer:
 
 
 def texts_of(row: Row, tokenizer: Any, spec: Spec) -> tuple[tuple[Tokens, ...], bool]:
-    """The token sequences of a text or a pair as the spec reads them: one, or two where pairs are read apart; and whether anything was cut."""
+    """The token sequences of a text or a pair as the spec reads them: one, or two where pairs are read apart; and whether anything was cut.
+
+    Raises: DataError for a row to be answered that has no second text, where pairs are read apart.
+    """
     if not spec.apart:
         tokens, was_cut = tokenizer.encode(row["text"], row.get("text_b"), max_tokens=spec.max_tokens)
         return (tokens,), was_cut
+    if row.get("text_b") is None and row.get("label") is None:
+        raise DataError(f"{row['text'][:60]!r} is one text, and this branch compares two. Give text_b, or a file with a column for each.")
     one, other = (tokenizer.encode(row.get(name) or "", max_tokens=spec.max_tokens) for name in ("text", "text_b"))
     return (one[0], other[0]), one[1] or other[1]
 

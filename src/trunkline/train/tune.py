@@ -71,16 +71,11 @@ def tune(
         old = begun(start, parts.train.task, method, depth, job.settings) if start is not None else None
         backbone = old.backbone if old else loaded(model or MODELS[kinds[0]], job.settings).seen_by(kinds)
         job.settings = replace(job.settings, states=number_format(old.states if old else job.settings.states, backbone))
-        if old:
-            makers = {"": _going_on(old)}
-        else:
-            both = ways(spec_for(backbone, parts.train, job.settings.task_options), depth, job.settings)
-            makers = {way: maker(backbone, parts, method, job.settings, way) for way in both}
         method, depth = (old.method, old.depth) if old else (method, depth)
         if depth != AUTO:
             backbone.check_depth(depth)
     with timed(job.seconds, "read"):
-        readings = {way: _read(parts, make, depth if old else 0) for way, make in makers.items()}
+        readings = _readings(backbone, parts, method, depth, job.settings) if not old else {"": _read(parts, _going_on(old), depth)}
         reading = next(iter(readings.values()))
         earlier = reading.make(depth if old else 0, 0).prepare(before) if before is not None and weighing else []
     about: dict[str, Any] = {
@@ -179,6 +174,12 @@ def spec_for(backbone: Backbone, train: Rows, task_options: str = "") -> Any:
         told.setdefault("pooling", "last")  # a decoder's last token is the one that has seen the whole text
     spec: Any = choices.build(names.task(task).TaskSpec, told, f"task {task!r}")
     return replace(spec, **spec.learned_from(train), max_tokens=min(spec.max_tokens, backbone.max_tokens))
+
+
+def _readings(backbone: Backbone, parts: Split, method: str, depth: Depth, settings: Settings) -> dict[str, Reading]:
+    """The rows in each of the ways that come into question: one, or where a depth is searched for pairs both."""
+    both = ways(spec_for(backbone, parts.train, settings.task_options), depth, settings)
+    return {way: _read(parts, maker(backbone, parts, method, settings, way), 0) for way in both}
 
 
 def _read(parts: Split, make: Callable[[Depth, int], Branch], depth: Depth) -> Reading:

@@ -1,10 +1,13 @@
 """Problems written by a branch, run and counted: what is asked of the branch, what of its answers is run, and what the report says."""
 
+import json
 from itertools import count
 
 import pytest
+from click.testing import CliRunner
 
 from trunkline.branch import Branch
+from trunkline.commands.branches import commands
 from trunkline.errors import OptionError
 from trunkline.evaluation.programs.sandbox import CodeProblem, Limits
 from trunkline.evaluation.programs.solve import completion, solve
@@ -60,3 +63,19 @@ def test_what_cannot_be_asked(branch, tiny_folder) -> None:
 def test_a_body_is_taken_up_to_where_something_else_begins() -> None:
     assert completion("    return 1\n\ndef g():\n    pass") == "    return 1\n"
     assert completion("Sure:\n```\ndef f():\n    return 2\n```\nDone.\n```\nno\n```") == "def f():\n    return 2\n"
+
+
+def test_from_the_command_line(branch, tmp_path) -> None:
+    branch.save(tmp_path / "coder")
+    problem = {
+        "task_id": ADD.id,
+        "prompt": ADD.prompt,
+        "test": ADD.test,
+        "entry_point": ADD.entry_point,
+        "canonical_solution": ADD.solution,
+    }
+    (tmp_path / "problems.jsonl").write_text(json.dumps(problem) + "\n", encoding="utf-8")
+    told = CliRunner().invoke(commands, ["evaluate", str(tmp_path / "coder"), str(tmp_path / "problems.jsonl"), "--code", "1"])
+    assert told.exit_code == 0, told.output
+    assert "pass@1" in told.output
+    assert "1 programs: 1 failed" in told.output
