@@ -104,7 +104,7 @@ def by_reuse(name: str, parts: Split, template: Template | None, model: str, set
     for reuse in ("none", "row", "prefix"):
         found = prompt(few, model, template=template, shots=4, pick="random", settings=replace(settings, reuse=reuse))
         before, started = found.scorer.tokens, time.process_time()
-        found.probabilities(rows)
+        found.scores(rows)
         seconds = time.process_time() - started
         print(
             f"{name:10} {model:9} reuse {reuse:7} {len(rows) / seconds:7.2f} rows a processor second, "

@@ -44,13 +44,13 @@ def test_equals_the_library(folder: Path, cache: Path) -> None:
         with torch.no_grad():
             logits = model(ids[None]).logits[0, ids.tolist().index(words.mask_token_id)]
         wanted.append(logits[words.convert_tokens_to_ids(list(found.spec.labels))].softmax(-1).numpy())
-    assert np.abs(found.probabilities(parts.test) - np.stack(wanted)).max() < 1e-5
+    assert np.abs(found.scores(parts.test) - np.stack(wanted)).max() < 1e-5
 
 
 def test_demonstrations_and_calibration(folder: Path, cache: Path) -> None:
     parts = split(make_rows(), validation=0.2, test=0.3)
     found = prompt(parts, folder, template=TEMPLATE, shots=1, pick="nearest", calibrate="contextual", settings=SETTINGS)
-    assert np.allclose(found.probabilities(parts.test).sum(axis=1), 1)
+    assert np.allclose(found.scores(parts.test).sum(axis=1), 1)
 
 
 def test_a_word_is_one_token(folder: Path) -> None:

@@ -65,7 +65,7 @@ def test_baselines_stand_beside(llama, parts: Split) -> None:
 def test_reuse_changes_no_answer(shots: int, llama, parts: Split) -> None:
     told = {"template": SHORT, "shots": shots, "pick": "random", "calibrate": "contextual"}
     every = [
-        prompt(parts, llama, **told, settings=replace(QUICK, reuse=reuse, baseline_rows=0)).probabilities(parts.test)
+        prompt(parts, llama, **told, settings=replace(QUICK, reuse=reuse, baseline_rows=0)).scores(parts.test)
         for reuse in ("prefix", "row", "none")
     ]
     assert np.abs(every[0] - every[1]).max() < 1e-5
@@ -147,5 +147,5 @@ def test_other_tasks_are_refused(llama) -> None:
 
 def test_same_seed_same_bytes(llama, parts: Split) -> None:
     told = {"template": SHORT, "shots": 2, "pick": "random", "settings": replace(QUICK, baseline_rows=0)}
-    one, other = (prompt(parts, llama, **told).probabilities(parts.test) for _ in range(2))
+    one, other = (prompt(parts, llama, **told).scores(parts.test) for _ in range(2))
     assert one.tobytes() == other.tobytes()

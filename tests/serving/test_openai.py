@@ -20,12 +20,12 @@ from tests import tiny
 from tests.serving.conftest import Client
 from tests.serving.writers import writer
 from trunkline.branch import Branch
+from trunkline.errors import OptionError
 from trunkline.model.writing.chat import render
+from trunkline.model.writing.grammar import Grammar
 from trunkline.serving.chat import ChatRequest, Message, prompt_of_chat
 from trunkline.serving.generator import Generator, Limits
-from trunkline.serving.generator_grammar import Grammar
 from trunkline.serving.generator_rows import Piece, Row
-from trunkline.serving.refused import Refused
 from trunkline.serving.serve import serving
 from trunkline.serving.settings import ServeSettings
 
@@ -300,7 +300,7 @@ def test_json_follows_its_schema(byte_branch: Branch, tmp_path: Path) -> None:
 
 def test_a_schema_is_bounded(byte_branch: Branch) -> None:
     backbone = byte_branch.backbone
-    with pytest.raises(Refused, match="may have"):
+    with pytest.raises(OptionError, match="may have"):
         Grammar.maker(backbone.tokenizer, backbone.ends, {"enum": ["a" * (1 << 17)]})
     deep: dict[str, Any] = {"type": "string", "pattern": "(a+)+$"}
     began = time.monotonic()

@@ -14,7 +14,7 @@ import click
 from trunkline import choices, names
 from trunkline.commands.shared import ANY_MODEL, chosen, commands, depth_of, files_with, flags_of, listed, parts_of, read, reading, show
 from trunkline.errors import OptionError
-from trunkline.prompting.settings import CALIBRATIONS, PICKS, PromptSettings
+from trunkline.prompting.settings import CALIBRATIONS, PICKS, TASKS, PromptSettings
 from trunkline.train.settings import MODELS, Settings
 
 
@@ -142,6 +142,7 @@ def _together(file: str, others: tuple[str, ...], told: dict[str, Any], settings
 @commands.command()
 @click.argument("file")
 @click.option("--model", help=f"a name that `trunkline models` lists, a folder, or a hub id  [default: {MODELS['decoder']}]")
+@click.option("--task", default="classify", show_default=True, help="classify: a label of each text; tag: the entities in it")
 @click.option("--template", help="a YAML or JSON file  [default: made from the labels' names]")
 @click.option("--shots", default="0", show_default=True, help="how many training rows are shown as demonstrations")
 @click.option("--pick", default="nearest", show_default=True, help=f"which rows: {listed(PICKS)}")
@@ -152,15 +153,16 @@ def _together(file: str, others: tuple[str, ...], told: dict[str, Any], settings
 @click.option("--json", "as_json", is_flag=True, help="print the report as JSON")
 @reading
 @partial(flags_of, kind=PromptSettings)
-def prompt(file: str, out: str | None, as_json: bool, **told: Any) -> None:
+def prompt(file: str, task: str, out: str | None, as_json: bool, **told: Any) -> None:
     """Answer FILE without any training. Several values, with commas between them: the best on validation rows is measured."""
+    choices.one_of("--task", task, TASKS)
     names_of = [f.name for f in fields(PromptSettings)]
     settings = PromptSettings(**{name: told[name][0] if isinstance(told[name], tuple) else told[name] for name in names_of if told[name]})
     several = {name: (told[name] or "").split(",") for name in ("template", "pick", "calibrate")}
     several["template"] = [one or None for one in several["template"]]
     shots = [choices.convert(one, int, "--shots") for one in told["shots"].split(",")]
     found = import_module("trunkline.prompting.prompt").prompt(
-        parts_of(file, "classify", told, settings), told["model"], shots=shots, settings=settings, **several
+        parts_of(file, task, told, settings), told["model"], shots=shots, settings=settings, **several
     )
     show(found.report, as_json)
     if out:

@@ -17,7 +17,8 @@ import torch
 import transformers
 
 from trunkline import __version__, names
-from trunkline.data.split import Split
+from trunkline.data.split import Split, labels_of
+from trunkline.evaluation.baselines.entities import entity_baselines
 from trunkline.evaluation.baselines.labels import Result, baselines, targets
 from trunkline.evaluation.features import untuned
 from trunkline.evaluation.interval import bootstrap, paired
@@ -47,9 +48,9 @@ class Run:
 def account(done: Run) -> Report:
     """The report, measured on the test rows."""
     chosen, rows = done.chosen, _some(done.parts.test, done.settings.test_rows, done.settings.seed)
-    truth, before, _ = targets(rows, chosen.spec), chosen.scorer.tokens, chosen.scorer.notes  # what a search noted is not of these rows
+    truth, before, _ = truth_of(rows, chosen.spec), chosen.scorer.tokens, chosen.scorer.notes  # what a search noted is not of these rows
     with timed(done.seconds, "prompt"):
-        scores = chosen.probabilities(rows)
+        scores = chosen.scores(rows)
     tokens, notes = chosen.scorer.tokens - before, [f"prompt: {chosen.what}", *chosen.scorer.notes]
     if isinstance(chosen.scorer, ByServer):
         scores, silent = _counted_wrong(scores, truth)
@@ -82,7 +83,12 @@ def account(done: Run) -> Report:
     )
 
 
-def _results(done: Run, plain: Sequence[Result], truth: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+def truth_of(rows: Sequence[Row], spec: Any) -> Any:
+    """What metrics compare with: label ids (N,), or of each row its entities."""
+    return [[tuple(entity) for entity in row["label"]] for row in rows] if spec.task == "tag" else targets(rows, spec)
+
+
+def _results(done: Run, plain: Sequence[Result], truth: Any, scores: Any) -> dict[str, Any]:
     """The rows of the table, baselines first, and the prompt against each of them; the untuned model comes first, for the headline."""
     spec = done.chosen.spec
     wanted = suited(names.task(spec.task).METRICS, spec.kind)
@@ -96,8 +102,10 @@ def _results(done: Run, plain: Sequence[Result], truth: np.ndarray, scores: np.n
 
 
 def _baselines(done: Run, rows: Sequence[Row]) -> list[Result]:
-    """Majority, TF-IDF and, of a local model, a linear model on its untuned states; all learn from the training rows."""
+    """Majority, TF-IDF and, of a local model, a linear model on its untuned states; of entities a dictionary. All learn from the training rows."""
     train, spec = _some(done.parts.train, done.settings.baseline_rows, done.settings.seed), done.chosen.spec
+    if spec.task == "tag":
+        return entity_baselines(train, rows, spec, validation=list(done.parts.validation)) if train else []
     if len({row["label"] for row in train}) < 2:
         return []
     features = None
@@ -121,7 +129,9 @@ def _data(done: Run, rows: Sequence[Row], notes: list[str]) -> dict[str, Any]:
     return {
         "source": parts["test"].source,
         "rows": {name: len(rows) if name == "test" else len(part) for name, part in parts.items()},
-        "labels": dict(Counter(row["label"] for part in parts.values() for row in part).most_common()),
+        "labels": dict(
+            Counter(label for part in parts.values() for row in part for label in labels_of(row, done.chosen.spec.task)).most_common()
+        ),
         "fingerprint": parts["test"].fingerprint,
         "notes": [*([f"split {done.parts.how}"] if done.parts.how else []), *done.parts.notes, *notes, *tried],
     }

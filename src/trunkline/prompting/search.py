@@ -38,23 +38,24 @@ class Trial:
 
 
 def race(
-    candidates: Sequence[tuple[str, Callable[[Sequence[Row]], np.ndarray]]],
+    candidates: Sequence[tuple[str, Callable[[Sequence[Row]], Any]]],
     rows: Sequence[Row],
-    truth: np.ndarray,
+    truth: Any,
     *,
     metric: str = "accuracy",
     seconds: float = 300.0,
 ) -> tuple[int, list[Trial]]:
     """The place of the best candidate, and a trial for each of them.
 
-    candidates: a name, and what gives probabilities (n, K) for rows; rows: validation rows, in any order (they are answered in the order given)
+    candidates: a name, and what gives for rows what the metric reads: probabilities (n, K), or lists of entities
+    rows: validation rows, in any order (they are answered in the order given)
     seconds: no new round begins after these; the first one always ends
     Raises: DataError where there are no rows to choose by.
     """
     if not len(rows):
         raise DataError("there are no validation rows to choose a prompt by. Give some, or name one template and one way to show rows.")
     sign, started = 1 if METRICS[metric].higher_is_better else -1, time.perf_counter()
-    scores: list[list[np.ndarray]] = [[] for _ in candidates]
+    scores: list[list[Any]] = [[] for _ in candidates]
     spent, values = [0.0] * len(candidates), np.full(len(candidates), -np.inf)
     alive, done, upto = list(range(len(candidates))), 0, min(FIRST, len(rows))
     while True:
@@ -62,7 +63,7 @@ def race(
             begun = time.perf_counter()
             scores[at].append(candidates[at][1](rows[done:upto]))
             spent[at] += time.perf_counter() - begun
-            values[at] = sign * compute([metric], truth[:upto], np.concatenate(scores[at]))[metric]
+            values[at] = sign * compute([metric], truth[:upto], _joined(scores[at]))[metric]
         done = upto
         alive = sorted(sorted(alive, key=lambda at: -values[at])[: (len(alive) + 1) // 2])  # of equals the one that was named first
         if len(alive) == 1 or done == len(rows) or time.perf_counter() - started > seconds:
@@ -72,7 +73,12 @@ def race(
     return max(alive, key=lambda at: values[at]), trials
 
 
-def _trial(name: str, scores: list[np.ndarray], truth: np.ndarray, metric: str, seconds: float) -> Trial:
-    all_of = np.concatenate(scores)
+def _joined(parts: Sequence[Any]) -> Any:
+    """What several rounds gave, as one: arrays, or lists of entities."""
+    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else [one for part in parts for one in part]
+
+
+def _trial(name: str, scores: list[Any], truth: Any, metric: str, seconds: float) -> Trial:
+    all_of = _joined(scores)
     found = bootstrap([metric], truth[: len(all_of)], all_of)[metric]
     return Trial(name, len(all_of), found.value, found.low, found.high, seconds)

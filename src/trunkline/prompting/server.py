@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,9 +91,13 @@ class Server:
     def __repr__(self) -> str:
         return f"Server({self.address!r}, {self.model!r})"
 
-    def complete(self, messages: Sequence[dict[str, str]]) -> str:
-        """The answer to a chat: from disk where the same was asked before, else from the server. Raises: ModelError that says what it said."""
+    def complete(self, messages: Sequence[dict[str, str]], told: Mapping[str, Any] | None = None) -> str:
+        """The answer to a chat: from disk where the same was asked before, else from the server. `told`: more fields of the request.
+
+        Raises: ModelError that says what it said.
+        """
         body = {"model": self.model, "messages": list(messages), "temperature": 0, "max_tokens": _NEW_TOKENS, "seed": self.settings.seed}
+        body |= told or {}
         name = storage.sha256(json.dumps([self.address, body], sort_keys=True, ensure_ascii=False).encode())
         path = self.folder / name[:2] / f"{name}.json" if self.folder else None
         kept = _kept(path) if path and not self.settings.fresh else None
@@ -110,6 +114,29 @@ class Server:
             path.parent.mkdir(exist_ok=True)
             storage.write_file(path, storage.to_json({"text": text, "tokens_in": used[0], "tokens_out": used[1]}))
         return text
+
+    def complete_all(self, chats: Sequence[Sequence[dict[str, str]]], told: Mapping[str, Any] | None = None) -> list[str]:
+        """The answers to several chats, `settings.parallel` asked at a time. After an error nothing more is asked, and paid."""
+        threads, found = ThreadPoolExecutor(self.settings.parallel), []
+        try:
+            with Bar("ask", unit="rows") as bar:
+                for text in threads.map(lambda chat: self.complete(chat, told), chats):
+                    found.append(text)
+                    bar.to(len(found), len(chats))
+        finally:
+            threads.shutdown(cancel_futures=True)
+        return found
+
+    def notes(self) -> list[str]:
+        """What was asked, and what it cost."""
+        spent, prices = self.spent, self.settings
+        found = [
+            f"{spent.requests:,} requests to the server ({spent.again:,} sent again), {spent.kept:,} answers from disk, "
+            f"{spent.tokens_in:,} tokens read and {spent.tokens_out:,} written"
+        ]
+        if prices.price_in is not None and prices.price_out is not None:
+            found.append(f"cost {(spent.tokens_in * prices.price_in + spent.tokens_out * prices.price_out) / 1e6:.4f}")
+        return found
 
     def _post(self, body: bytes) -> bytes:
         """The answer's bytes, after as many tries as are allowed, each later than the one before."""
@@ -192,41 +219,20 @@ class ByServer:
 
     @property
     def notes(self) -> list[str]:
-        """What was asked, what it cost, and how often there was no answer."""
-        spent, prices = self.server.spent, self.server.settings
-        found = [
-            f"{spent.requests:,} requests to the server ({spent.again:,} sent again), {spent.kept:,} answers from disk, "
-            f"{spent.tokens_in:,} tokens read and {spent.tokens_out:,} written"
-        ]
-        if prices.price_in is not None and prices.price_out is not None:
-            found.append(f"cost {(spent.tokens_in * prices.price_in + spent.tokens_out * prices.price_out) / 1e6:.4f}")
-        return found
+        """What was asked, and what it cost."""
+        return self.server.notes()
 
     def probabilities(self, rows: Sequence[Row], shots: Sequence[Sequence[int]], pool: Sequence[Row]) -> np.ndarray:
         """(N, K): 1 for the label that was named; the same for all where none was."""
         words = list(self.template.labels.values())
-        chats = [self.messages(row, [pool[i] for i in some]) for row, some in zip(rows, shots, strict=True)]
+        chats = [self.template.chat(row, [pool[i] for i in some]) for row, some in zip(rows, shots, strict=True)]
         found = np.full((len(rows), len(words)), 1 / len(words))
-        threads = ThreadPoolExecutor(self.server.settings.parallel)
-        try:
-            with Bar("ask", unit="rows") as bar:
-                for at, text in enumerate(threads.map(self.server.complete, chats)):
-                    named = label_in(text, words)
-                    self.silent += named is None
-                    if named is not None:
-                        found[at] = np.eye(len(words))[named]
-                    bar.to(at + 1, len(rows))
-        finally:
-            threads.shutdown(cancel_futures=True)  # after an error nothing more is asked, and paid
+        for at, text in enumerate(self.server.complete_all(chats)):
+            named = label_in(text, words)
+            self.silent += named is None
+            if named is not None:
+                found[at] = np.eye(len(words))[named]
         return found
-
-    def messages(self, row: Row, shots: Sequence[Row]) -> list[dict[str, str]]:
-        """The chat that is sent."""
-        turns = [{"role": "system", "content": self.template.instruction}] if self.template.instruction else []
-        for shot in shots:
-            turns.append({"role": "user", "content": self.template.query(shot)})
-            turns.append({"role": "assistant", "content": self.template.labels[shot["label"]]})
-        return [*turns, {"role": "user", "content": self.template.query(row)}]
 
 
 def label_in(text: str, words: Sequence[str]) -> int | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from trunkline.choices import between, duration, one_of
 
+TASKS = ("classify", "tag")
 PICKS = ("fixed", "random", "nearest", "diverse")
 CALIBRATIONS = ("none", "contextual", "pmi")
 WAYS = ("auto", "likelihood", "similarity", "cloze")

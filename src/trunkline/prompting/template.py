@@ -10,6 +10,7 @@ A form is what a demonstration looks like; what stands before {label} is what th
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -90,13 +91,33 @@ class Template:
         return self._filled(self.form[: self.form.index("{label}")].rstrip(" "), row, "")
 
     def demonstration(self, row: Row) -> str:
-        """The whole form, filled with a row and the words of its label."""
-        return self._filled(self.form, row, self.labels[row["label"]])
+        """The whole form, filled with a row and what is right behind it."""
+        return self._filled(self.form, row, self.answer(row))
+
+    def answer(self, row: Row) -> str:
+        """What should be written for a row: the words of its label, or its entities as JSON.
+
+        >>> form = Template("{text}\\nEntities:\\n{label}", {"PER": "person"})
+        >>> form.answer({"text": "Ann left", "label": [(0, 3, "PER")]})
+        '[{"text":"Ann","type":"person"}]'
+        """
+        if isinstance(row["label"], str):
+            return self.labels[row["label"]]
+        named = [{"text": row["text"][start:end], "type": self.labels[kind]} for start, end, kind in row["label"]]
+        return json.dumps(named, ensure_ascii=False, separators=(",", ":"))
 
     def prompt(self, row: Row, shots: Sequence[Row] = ()) -> str:
         """What the model reads: the instruction, the demonstrations, the row up to its label."""
         parts = [self.instruction, *map(self.demonstration, shots), self.query(row)]
         return self.separator.join(part for part in parts if part)
+
+    def chat(self, row: Row, shots: Sequence[Row] = ()) -> list[dict[str, str]]:
+        """The same as messages: the instruction, each demonstration as a question and its answer, the row."""
+        turns = [{"role": "system", "content": self.instruction}] if self.instruction else []
+        for shot in shots:
+            turns.append({"role": "user", "content": self.query(shot)})
+            turns.append({"role": "assistant", "content": self.answer(shot)})
+        return [*turns, {"role": "user", "content": self.query(row)}]
 
     def _filled(self, form: str, row: Row, word: str) -> str:
         values = {"text": row["text"], "text_b": row.get("text_b") or "", "label": word}
@@ -130,8 +151,10 @@ def read_template(path: str | Path) -> Template:
     return Template(**{"name": Path(path).stem, **values})
 
 
-def default_template(labels: Sequence[str], *, paired: bool = False, language: str | None = None) -> Template:
-    """A template made from the labels' names; in Chinese where these are Chinese, or `language` is "zh".
+def default_template(
+    labels: Sequence[str], *, paired: bool = False, language: str | None = None, task: str = "classify"
+) -> Template:  # fmt: skip
+    """A template made from the labels' names, or the types of entities; in Chinese where these are Chinese, or `language` is "zh".
 
     >>> default_template(["card_arrival", "refund"]).instruction
     'Classify each text as one of: card arrival, refund.'
@@ -140,7 +163,15 @@ def default_template(labels: Sequence[str], *, paired: bool = False, language: s
     if len(set(words.values())) < len(words):
         words = {label: label for label in labels}
     listed = len(labels) <= _LISTED
-    if (language or language_of(" ".join(labels))) == "zh":
+    chinese = (language or language_of(" ".join(labels))) == "zh"
+    if task == "tag" and chinese:
+        return Template(
+            "文字：{text}\n实体：\n{label}", words, f"以 JSON 列出每段文字中的实体：原文和类别。类别有：{'、'.join(words.values())}。"
+        )
+    if task == "tag":
+        told = f"List the entities of each text as JSON: their words and their type, one of: {', '.join(words.values())}."
+        return Template("Text: {text}\nEntities:\n{label}", words, told)
+    if chinese:
         instruction = f"把每段文字归入以下一类：{'、'.join(words.values())}。" if listed else "给每段文字归类。"
         return Template("文字一：{text}\n文字二：{text_b}\n类别：{label}" if paired else "文字：{text}\n类别：{label}", words, instruction)
     instruction = f"Classify each text as one of: {', '.join(words.values())}." if listed else "Give each text its label."

@@ -10,9 +10,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from trunkline.branch import Branch
-from trunkline.errors import TrunklineError
+from trunkline.errors import OptionError, TrunklineError
 from trunkline.model.writing.chat import render
-from trunkline.serving.generator_grammar import Grammar
+from trunkline.model.writing.grammar import Grammar
 from trunkline.serving.generator_rows import MOST_LOGPROBS, Ask, Piece
 from trunkline.serving.refused import Refused
 
@@ -200,4 +200,7 @@ def _grammar(branch: Branch, form: Form | None) -> Callable[[], Grammar | None]:
     if form.type == "json_schema" and form.json_schema is None:
         raise Refused(422, "invalid_request", "response_format: json_schema is missing.")
     schema = form.json_schema.json_schema if form.json_schema is not None and form.type == "json_schema" else {"type": "object"}
-    return Grammar.maker(branch.backbone.tokenizer, branch.backbone.ends, schema)
+    try:
+        return Grammar.maker(branch.backbone.tokenizer, branch.backbone.ends, schema)
+    except OptionError as error:
+        raise Refused(400, "unusable_schema", f"response_format: {error}") from None

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from trunkline.choices import between, one_of
-from trunkline.data.tagging import HAN, begins, covered, ends, follows, spans_of, tags_of, words_of
+from trunkline.data.tagging import HAN, Span, begins, covered, ends, follows, spans_of, tags_of, words_of
 from trunkline.errors import DataError
 from trunkline.model.heads.crf import Steps, StepWeights, allowed, best_path, log_partition, marginals, no_steps, path_score
 from trunkline.types import IGNORE, Answer, Batch, Item, Output, Row, Rows, Spec
@@ -187,8 +187,12 @@ def answers(emissions: Sequence[torch.Tensor], abouts: Sequence[About], spec: Ta
 def _answer(about: About, tags: list[str], sure: float, spec: TaskSpec) -> Answer:
     found, _ = spans_of(tags, spec.scheme)
     scores = [(about.words[start][0], about.words[end - 1][1], kind) for start, end, kind in found]
-    value = [{"start": start, "end": end, "type": kind, "text": about.text[start:end]} for start, end, kind in scores]
-    return Answer(value, scores, min(1.0, sure) if tags else None)
+    return Answer(named(about.text, scores), scores, min(1.0, sure) if tags else None)
+
+
+def named(text: str, spans: Sequence[Span]) -> list[dict[str, Any]]:
+    """Entities as people read them: start, end, type and text."""
+    return [{"start": start, "end": end, "type": kind, "text": text[start:end]} for start, end, kind in spans]
 
 
 def _packed(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

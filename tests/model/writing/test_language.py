@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,9 +36,9 @@ def some(names):
     return [pytest.param(name, marks=() if name in QUICK else pytest.mark.wide) for name in names]
 
 
-def saved(model_type: str, folder: Path, **told: object) -> Path:
+def saved(model_type: str, folder: Path, *, words: Any = None, **told: object) -> Path:
     """A tiny random model with its output layer, as its makers would save it."""
-    words = tiny.tokenizer()
+    words = words or tiny.tokenizer()
     sizes = {**tiny.SIZES[model_type], "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 0, **told}
     config = AutoConfig.for_model(model_type, vocab_size=len(words), **sizes)
     torch.manual_seed(0)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from trunkline.choices import between
 from trunkline.errors import OptionError
@@ -63,23 +63,30 @@ class Writer:
     start: int | None
     room: int
 
-    def write(self, given: dict[str, Any], spec: WritingSpec, stream: Stream | None = None) -> list[str]:
+    def write(
+        self, given: dict[str, Any], spec: WritingSpec, stream: Stream | None = None, grammar: Callable[[], Any] | None = None
+    ) -> list[str]:  # fmt: skip
         """One text for each row of what `generate` is given: left-padded `input_ids` (S, T), or `encoder_outputs`; and `attention_mask`.
 
-        Only the first row is streamed. Raises: OptionError where several beams compete for it, or a prompt leaves no room for an answer.
+        grammar: makes what holds each row to a form (`Grammar.maker`). Only the first row is streamed.
+        Raises: OptionError where several beams compete for it or would be held, or a prompt leaves no room for an answer.
         """
         if stream is not None and spec.beams > 1:
             raise OptionError(f"beams={spec.beams}: which of them wins is known at the end only. Use 1 to stream.")
+        if grammar is not None and spec.beams > 1:
+            raise OptionError(f"beams={spec.beams}: a grammar follows one text. Use 1.")
         begun = given["input_ids"].shape[1] if self.start is None else 1
         if begun >= self.room:
             raise OptionError(f"the prompt has {begun} tokens and the model holds {self.room}: there is no room for an answer. Shorten it.")
         rules = [_Ended(self, spec.stops, begun, stream)] if spec.stops or stream else []
+        held = [_Held(grammar, len(given["attention_mask"]), begun, self.ends)] if grammar is not None else []
         with torch.random.fork_rng(devices=[self.model.device] if self.model.device.type == "cuda" else []):
             torch.manual_seed(spec.seed)
             ids = self.model.generate(
                 **given,
                 generation_config=self._settings(spec, begun),
                 stopping_criteria=StoppingCriteriaList(rules),
+                logits_processor=LogitsProcessorList(held),
             )
         texts = [self.text(row, spec.stops) for row in ids[:, begun:].tolist()]
         if stream is not None:
@@ -167,6 +174,26 @@ class _PastEnd(StoppingCriteria):
     def __call__(self, input_ids: torch.Tensor, scores: Any, **rest: Any) -> torch.Tensor:
         ends = torch.tensor(self.ends, device=input_ids.device, dtype=input_ids.dtype)
         return torch.isin(input_ids[:, self.begun : -1], ends).any(1)
+
+
+class _Held(LogitsProcessor):
+    """Lets each row go on only as its own grammar allows, until it has ended."""
+
+    def __init__(self, make: Callable[[], Any], rows: int, begun: int, ends: Sequence[int]) -> None:
+        self.grammars, self.seen, self.ends = {row: make() for row in range(rows)}, begun, ends
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        for row, token in (
+            (row, token) for at in range(self.seen, input_ids.shape[1]) for row, token in enumerate(input_ids[:, at].tolist())
+        ):
+            if token in self.ends:
+                self.grammars.pop(row, None)
+            elif row in self.grammars:
+                self.grammars[row].take(token)
+        self.seen = input_ids.shape[1]
+        for row, grammar in self.grammars.items():
+            grammar.mask(scores[row])
+        return scores
 
 
 class _Ended(StoppingCriteria):
