@@ -1,6 +1,7 @@
 """Prompting on real data: zero-shot, 4 random and 4 nearest demonstrations, with and without calibration; and rows/s with what is reused.
 
     python bench/prompting.py sst2 banking10 --model smollm2
+    python bench/prompting.py bc5cdr --rows 30 --neighbours minilm    entities (chemicals, diseases), written as JSON
     python bench/prompting.py sst2 --reuse      rows/s: nothing shared, the prompt shared by its labels, and its beginning by the rows too
 
 Needs the data in the folder that TRUNKLINE_DATA names (default ../shared/data). banking10 is Banking77 with its first ten intents by name.
@@ -62,7 +63,14 @@ def banking10(pool: int) -> tuple[Split, Template | None]:
     return Split(some(train, pool), validation, test), Template(BANKING, words, instruction, name="banking10")
 
 
-SETS = {"sst2": sst2, "banking10": banking10}
+def bc5cdr(pool: int) -> tuple[Split, Template | None]:
+    parts = {name: read(DATA / f"biomed_ner/BC5CDR-IOB/{name}.tsv", "tag") for name in ("train", "devel", "test")}
+    return Split(some(parts["train"], pool), some(parts["devel"], 200), parts["test"]), None
+
+
+SETS = {"sst2": sst2, "banking10": banking10, "bc5cdr": bc5cdr}
+ENTITIES = ((0, "nearest", "none"), (4, "random", "none"), (4, "nearest", "none"))
+"""Of a set with entities: no label is scored, so nothing is calibrated."""
 
 
 def some(rows: Rows, count: int) -> Rows:
@@ -91,7 +99,7 @@ def main() -> None:
         if asked.reuse:
             by_reuse(name, parts, template, asked.model, settings)
             continue
-        for at, (shots, pick, calibrate) in enumerate(PROMPTS):
+        for at, (shots, pick, calibrate) in enumerate(ENTITIES if parts.test.task == "tag" else PROMPTS):
             if asked.only is None or at in asked.only:
                 told = replace(settings, baseline_rows=asked.pool if at == 0 and not asked.validation else 0)
                 found = prompt(parts, asked.model, template=template, shots=shots, pick=pick, calibrate=calibrate, settings=told)
@@ -116,16 +124,17 @@ def by_reuse(name: str, parts: Split, template: Template | None, model: str, set
 def show(name: str, model: str, report: Any) -> None:
     said = next(note for note in report.data["notes"] if note.startswith("prompt: ")).removeprefix("prompt: ")
     for result in report.results:
-        found, last = result["metrics"]["accuracy"], result["name"] == "prompted"
+        first, second = ("entity_f1", "entity_precision") if report.task == "tag" else ("accuracy", "macro_f1")
+        found, last = result["metrics"][first], result["name"] == "prompted"
         speed = f"{report.cost['rows_per_second']:6.2f} rows/s {report.cost['tokens']:8,} tokens" if last else ""
         what = said.partition(", ")[2] if last else result["name"]
         print(
             f"{name:10} {model:9} {what:40} {100 * found['value']:5.1f} ({100 * found['low']:.1f} to {100 * found['high']:.1f})  "
-            f"macro-F1 {100 * result['metrics']['macro_f1']['value']:5.1f}  {speed}",
+            f"{second} {100 * result['metrics'][second]['value']:5.1f}  {speed}",
             flush=True,
         )
     for note in report.data["notes"]:
-        if "dropped" in note or "lost their end" in note:
+        if any(word in note for word in ("dropped", "lost their end", "not whole")):
             print(f"{'':20} {note}", flush=True)
 
 

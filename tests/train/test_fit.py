@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from tests import tiny
+from tests import test_contract, tiny
 from tests.train.samples import Remembered, make_branch, make_data, make_rows, settings, weights, without_seconds
 from trunkline import names
 from trunkline.errors import OptionError, TrainingError
 from trunkline.model.backbone import ALL
 from trunkline.model.families import FAMILIES
 from trunkline.states.collate import collate
+from trunkline.train import fit as fit_module
 from trunkline.train.checkpoint import Checkpoints
 from trunkline.train.fit import _optimizer, _set_dropout, batches, epochs, fit, head_pace, schedule
 from trunkline.train.settings import OPTIMIZERS, SCHEDULES, Settings
+from trunkline.types import Tokens
 
 RATE = 5e-3
 
@@ -184,6 +186,47 @@ def test_accumulation_changes_neither_order_nor_result(depth, told, tiny_folder)
     for parts in (2, 4):
         assert all(torch.allclose(a, b, atol=1e-6, rtol=0) for a, b in zip(ends[1][0], ends[parts][0], strict=True))
         assert np.allclose(ends[1][1], ends[parts][1], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("task", "family"), [("generate", "llama"), ("seq2seq", "t5"), ("tag", "bert"), ("span", "bert"), ("regress", "bert")]
+)
+def test_parts_of_unequal_texts_give_the_gradient_of_the_whole(task, family, tiny_folder, monkeypatch):
+    rows = test_contract.rows(task)  # answers of 3 to 10 words, so that parts have unequal numbers of tokens
+    made = {}
+    for most in (None, 10**6, 20):
+        monkeypatch.setitem(fit_module._TOKENS_AT_ONCE, "cpu", most or 1)
+        parts = 4 if most is None else None
+        told = settings(accumulate=parts, optimizer="sgd", epochs=1, patience=None, head_learning_rate=1e-2, warmup=0.0)
+        branch = test_contract.make(tiny_folder(family), task, "full", 1)
+        progress = fit(branch.network, make_data(branch, rows), told, learning_rate=1e-2, seed=0)
+        made[most] = [p.detach().clone() for p in branch.network.learned().values()], progress.history[-1]["train_loss"]
+    for most in (None, 20):
+        assert all(torch.allclose(a, b, atol=1e-6, rtol=0) for a, b in zip(made[10**6][0], made[most][0], strict=True))
+        assert made[most][1] == pytest.approx(made[10**6][1], abs=1e-6)
+
+
+def test_a_step_is_computed_in_parts_where_texts_are_long(tiny_folder, monkeypatch):
+    monkeypatch.setitem(fit_module._TOKENS_AT_ONCE, "cpu", 480)
+    rows = make_rows(count=32)
+    branch = make_branch(tiny_folder("bert"), rows)
+    long = [replace(item, tokens=(Tokens(np.arange(60, dtype=np.int32) % 50),)) for item in branch.prepare(rows)]
+    data = replace(make_data(branch, rows), train=long)
+
+    def sizes(data, **told):
+        loop = fit_module._Loop(branch.network, data, settings(batch_size=16, **told), 1e-3, 0, None)
+        return [len(part) for part in loop.parts(np.arange(16))]
+
+    assert sizes(data) == [8, 8]
+    assert sizes(data, accumulate=1) == [16]
+    assert sizes(data, accumulate=4) == [4] * 4
+    assert sizes(data, objective="mixup") == [16]  # its rows are mixed with each other
+    assert sizes(replace(data, train=branch.prepare(rows))) == [16]
+    ranked = make_branch(tiny_folder("bert"), test_contract.rows("rank"))
+    assert (
+        len(fit_module._Loop(ranked.network, make_data(ranked, test_contract.rows("rank")), settings(), 1e-3, 0, None).parts(np.arange(8)))
+        == 1
+    )
 
 
 def test_early_stopping_keeps_the_weights_that_were_best(tiny_folder):

@@ -32,7 +32,10 @@ class Settings:
 
     epochs: int | None = _say(None, "passes over the training rows; none: as many as make about 2,000 steps, 3 to 12")
     batch_size: int = _say(32, "rows a step")
-    accumulate: int = _say(1, "parts a step is computed in, to save memory; the result is the same")
+    accumulate: int | None = _say(
+        None,
+        "parts a step is computed in, to save memory; the result is the same; none: as many as keep a part below 4,096 tokens (GPU: 65,536)",
+    )
     learning_rate: float | None = _say(None, "at the top of the schedule; none: what the method suggests")
     head_learning_rate: float | None = _say(
         None, "of the new head; none: 5 times the layers', at least 0.005, and more where the states that it reads vary little"
@@ -75,13 +78,13 @@ class Settings:
         one_of("precision", self.precision, PRECISIONS)
         one_of("trunk_precision", self.trunk_precision, TRUNK_PRECISIONS)
         duration("budget", self.budget)
-        for name, low, high in (("batch_size", 1, 4096), ("accumulate", 1, 4096), ("warmup", 0, 0.9), ("weight_decay", 0, 10), ("seeds", 1, 100),
+        for name, low, high in (("batch_size", 1, 4096), ("warmup", 0, 0.9), ("weight_decay", 0, 10), ("seeds", 1, 100),
                                 ("validation", 0.01, 0.5), ("test", 0.0, 0.8), ("seed", 0, 2**31), ("threads", 0, 1024),
                                 ("checkpoint_seconds", 0, 86400)):  # fmt: skip
             between(name, getattr(self, name), low, high)
         for name, low, high in (("epochs", 1, 10000), ("learning_rate", 1e-9, 10), ("head_learning_rate", 1e-9, 10), ("clip", 1e-6, 1e6),
-                                ("patience", 1, 1000), ("evaluate_every", 1, 10**9), ("dropout", 0.0, 0.9)):  # fmt: skip
+                                ("accumulate", 1, 4096), ("patience", 1, 1000), ("evaluate_every", 1, 10**9), ("dropout", 0.0, 0.9)):  # fmt: skip
             if getattr(self, name) is not None:
                 between(name, getattr(self, name), low, high)
-        if self.accumulate > self.batch_size:
+        if self.accumulate is not None and self.accumulate > self.batch_size:
             raise OptionError(f"accumulate={self.accumulate}: a step of {self.batch_size} rows has no more parts than rows.")
