@@ -6,7 +6,7 @@ import torch
 from tests.test_contract import make, rows
 from trunkline import names
 from trunkline.branch import Branch
-from trunkline.methods import adalora, adapter, lora, prefix
+from trunkline.methods import adalora, adapter, lora, prefix, prompt
 from trunkline.model.backbone import ALL
 from trunkline.states.collate import collate
 
@@ -18,6 +18,7 @@ CONFIGS = {name: names.method(name).Config() for name in names.METHODS} | {
     "adalora": adalora.Config(orthogonality=0.5),
     "pfeiffer": adapter.Config(placement="pfeiffer"),
     "prefix, one softmax": prefix.Config(gate=False),
+    "p-tuning": prompt.Config(encoder="mlp"),
 }
 STEP, WITHIN = {"bert": 1e-6, "llama": 3e-3, "t5": 3e-3}, {"bert": 1e-5, "llama": 0.02, "t5": 0.02}
 """How far a number is moved, and how close the slope must be. The library's RMS norms (Llama, T5) round to float32 in any case, which a small

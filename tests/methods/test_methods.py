@@ -7,10 +7,11 @@ from transformers import AutoConfig, DynamicCache
 
 from tests import tiny
 from tests.test_contract import bytes_of, logits, make, rows
-from tests.train.samples import make_branch, make_rows
+from tests.train.samples import make_branch, make_rows, settings
 from trunkline import branch as branches
 from trunkline import names
-from trunkline.branch import Branch
+from trunkline.branch import Branch, load
+from trunkline.data.split import split
 from trunkline.errors import OptionError
 from trunkline.methods import adapter, lora, prefix, prompt
 from trunkline.model import injected
@@ -19,6 +20,7 @@ from trunkline.model.nf4 import Nf4Linear, dequantise, quantise
 from trunkline.states.collate import collate
 from trunkline.train.fit import _optimizer
 from trunkline.train.settings import Settings
+from trunkline.train.tune import tune
 
 RANGES = {
     "full": [{"learning_rate": 0}, {"learning_rate": 2}],
@@ -30,7 +32,7 @@ RANGES = {
     "ia3": [{"learning_rate": 0}],
     "adapter": [{"size": 0}, {"placement": "parallel"}, {"learning_rate": 0}],
     "prefix": [{"length": 0}, {"length": 600}, {"learning_rate": 0}],
-    "prompt": [{"length": 0}, {"learning_rate": 0}],
+    "prompt": [{"length": 0}, {"encoder": "lstm"}, {"learning_rate": 0}],
     "norm": [{"learning_rate": 0}],
 }  # fmt: skip
 
@@ -296,6 +298,24 @@ def test_a_prompt_enters_above_the_cut_in_every_family(family, tiny_folder):
     assert not np.allclose(logits(plain, items, plain.source()), got, atol=1e-4)
     alone = np.concatenate([logits(branch, [item], branch.source()) for item in items])
     assert np.allclose(alone, got, atol=1e-5), "padding changes nothing"
+
+
+def test_p_tuning_starts_as_a_prompt_and_learns_through_its_network(tiny_folder, tmp_path):
+    rows, made = make_rows(), {}
+    for encoder in ("none", "mlp"):
+        branch = make_branch(tiny_folder("bert"), rows, method="probe")
+        torch.manual_seed(0)
+        prompt.graft(branch.network, prompt.Config(encoder=encoder))
+        made[encoder] = branch
+    items = made["none"].prepare(rows[:4])
+    assert np.array_equal(*(logits(branch, items, branch.source()) for branch in made.values()))
+    more = made["mlp"].network.learned().keys() - made["none"].network.learned().keys()
+    assert sorted(name.rpartition("encoder.")[2] for name in more) == ["0.bias", "0.weight", "2.bias", "2.weight"]
+    branch = tune(
+        split(rows, validation=0.2, test=0.2), tiny_folder("bert"), method="prompt:encoder=mlp", depth=1, settings=settings(epochs=4)
+    )
+    again = load(branch.save(tmp_path / "p"))
+    assert np.array_equal(*(np.stack([answer.scores for answer in one.predict(rows[:8])]) for one in (branch, again)))
 
 
 def test_a_text_that_leaves_no_room_for_the_prompt_is_refused(tiny_folder):
