@@ -17,7 +17,7 @@ from trunkline.data.split import Split
 from trunkline.errors import MissingExtra
 from trunkline.evaluation.baselines import entities, preferences, ranks, spans
 from trunkline.evaluation.baselines.labels import Result, baselines
-from trunkline.evaluation.features import read_by_head, untuned, word_states
+from trunkline.evaluation.features import read_by_head, untuned
 from trunkline.evaluation.measure import truth_and_scores, written
 from trunkline.states.collate import Source
 from trunkline.types import Item
@@ -129,14 +129,13 @@ def _entities(on: Measured) -> list[Result]:
     rows, branch = on.parts.parts(), on.branch
     plain = entities.entity_baselines(rows["train"], rows[on.part], branch.spec, validation=rows["validation"])
     started = time.perf_counter()
-    looked_at = {name: [on.items[name][at] for at in entities.sampled(on.items[name])] for name in ("train", "validation")}
-    looked_at["test"] = on.items[on.part]
-    states = {
-        name: word_states(branch.backbone, branch.depth, items, on.source, [item.about.slots // branch.spec.places for item in items])
+    looked_at = {name: entities.sampled(on.items[name]) for name in ("train", "validation")} | {"test": on.items[on.part]}
+    vectors = {
+        name: entities.word_vectors(branch.backbone, branch.depth, items, on.source, branch.spec)
         for name, items in looked_at.items()
         if items
     }
-    found = entities.untuned_tagger(states, looked_at, branch.spec)
+    found = entities.untuned_tagger(vectors, looked_at, branch.spec)
     return [*plain, replace(found, seconds=time.perf_counter() - started)]
 
 

@@ -1,6 +1,7 @@
-"""Where a branch learns nothing but a linear head, its exact solution: logistic or ridge regression on the pooled states.
+"""Where a branch learns nothing but a linear head, its exact solution: logistic or ridge regression on pooled states, or on the states of words.
 
 The loop has nothing to add to it: to go on from there and pick among later weights by the validation rows is to fit those rows.
+Tags of words are solved as by the baseline "untuned" (evaluation/baselines/entities.py), from as many words; with a CRF they are trained in steps.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import numpy as np
 import torch
 
 from trunkline.branch import Branch
+from trunkline.evaluation.baselines import entities
 from trunkline.evaluation.features import read_by_head
 from trunkline.evaluation.linear import Linear, fit_linear
 from trunkline.model.heads.pooling import PooledHead
+from trunkline.tasks.tag import TagHead
 from trunkline.train.fit import Data
 
 _SOLVED = {"head.linear.weight", "head.linear.bias"}
@@ -22,23 +25,34 @@ _KINDS = ("single", "multi", "number")
 
 def solve_head(branch: Branch, data: Data) -> bool:
     """Put the solution in the head, and say whether there was one to put: only where a linear head is all that learns, by a plain loss."""
-    weighted = getattr(branch.spec, "weights", ()) or getattr(branch.spec, "focal_gamma", 0) or getattr(branch.spec, "loss", "mse") != "mse"
-    if (
-        branch.spec.kind not in _KINDS
-        or weighted
-        or set(branch.network.learned()) != _SOLVED
-        or not isinstance(branch.network.head, PooledHead)
-    ):
+    if set(branch.network.learned()) != _SOLVED:
         return False
+    if isinstance(branch.network.head, TagHead):
+        _put_tags(branch, _from_words(branch, data))
+        return True
+    weighted = getattr(branch.spec, "weights", ()) or getattr(branch.spec, "focal_gamma", 0) or getattr(branch.spec, "loss", "mse") != "mse"
+    if branch.spec.kind not in _KINDS or weighted or not isinstance(branch.network.head, PooledHead):
+        return False
+    put(branch, _from_texts(branch, data))
+    return True
+
+
+def _from_texts(branch: Branch, data: Data) -> Linear:
+    """What the head is to be that reads one vector a text, or a pair."""
     parts = {"train": data.train, "validation": data.validation}
     vectors = {
         name: read_by_head(branch.backbone, branch.depth, items, data.source, data.spec, pooling=data.spec.pooling)
         for name, items in parts.items()
     }
     truth = {name: np.stack([np.asarray(item.target) for item in items]) for name, items in parts.items()}
-    solved = fit_linear(vectors["train"], truth["train"], data.spec, validation=(vectors["validation"], truth["validation"]))
-    put(branch, solved)
-    return True
+    return fit_linear(vectors["train"], truth["train"], data.spec, validation=(vectors["validation"], truth["validation"]))
+
+
+def _from_words(branch: Branch, data: Data) -> Linear:
+    """What the head is to be that reads the state of each word's token: what "untuned" is, so that it is solved once."""
+    parts = {"train": entities.sampled(data.train), "validation": entities.sampled(data.validation)}
+    vectors = {name: entities.word_vectors(branch.backbone, branch.depth, items, data.source, data.spec) for name, items in parts.items()}
+    return entities.fit_tags(vectors, parts, data.spec)
 
 
 @torch.no_grad()
@@ -50,3 +64,12 @@ def put(branch: Branch, solved: Linear) -> None:
         weight, bias = weight / branch.spec.std, (bias - branch.spec.mean) / branch.spec.std
     head.linear.weight.copy_(torch.from_numpy(weight))
     head.linear.bias.copy_(torch.from_numpy(bias))
+
+
+@torch.no_grad()
+def _put_tags(branch: Branch, solved: Linear) -> None:
+    """Write it into a `TagHead`: the same weights for each place of a word in its token, and a bias of its own."""
+    head: Any = branch.network.head
+    width = head.linear.in_features
+    head.linear.weight.copy_(torch.from_numpy(solved.weight[:, :width]).repeat(head.shape[0], 1))
+    head.linear.bias.copy_(torch.from_numpy((solved.bias + solved.weight[:, width:].T).ravel()))
