@@ -129,7 +129,7 @@ def _entities(on: Measured) -> list[Result]:
     rows, branch = on.parts.parts(), on.branch
     plain = entities.entity_baselines(rows["train"], rows[on.part], branch.spec, validation=rows["validation"])
     started = time.perf_counter()
-    looked_at = {name: entities.sampled(on.items[name]) for name in ("train", "validation")} | {"test": on.items[on.part]}
+    looked_at = {name: entities.sampled(on.items[name], branch.spec) for name in ("train", "validation")} | {"test": on.items[on.part]}
     vectors = {
         name: entities.word_vectors(branch.backbone, branch.depth, items, on.source, branch.spec)
         for name, items in looked_at.items()

@@ -50,7 +50,7 @@ def _from_texts(branch: Branch, data: Data) -> Linear:
 
 def _from_words(branch: Branch, data: Data) -> Linear:
     """What the head is to be that reads the state of each word's token: what "untuned" is, so that it is solved once."""
-    parts = {"train": entities.sampled(data.train), "validation": entities.sampled(data.validation)}
+    parts = {"train": entities.sampled(data.train, data.spec), "validation": entities.sampled(data.validation, data.spec)}
     vectors = {name: entities.word_vectors(branch.backbone, branch.depth, items, data.source, data.spec) for name, items in parts.items()}
     return entities.fit_tags(vectors, parts, data.spec)
 

@@ -1,6 +1,7 @@
 """A dictionary by hand, and a linear model on states from which the tags can be read off."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from tests.tiny import TEXTS
 from trunkline.errors import DataError
+from trunkline.evaluation.baselines import entities
 from trunkline.evaluation.baselines.entities import entity_baselines, sampled, untuned_tagger
 from trunkline.evaluation.features import word_states
 from trunkline.model.backbone import load_backbone
@@ -91,10 +93,15 @@ def test_states_of_words_are_the_last_ones_of_their_first_tokens(tiny_folder):
         assert np.allclose(one, whole[places].numpy(), atol=5e-3)
 
 
-def test_rows_are_sampled_by_their_words():
+def test_rows_are_sampled_by_their_words(monkeypatch):
+    two, three = (SimpleNamespace(labels=("O",) * count) for count in (2, 3))
+    monkeypatch.setattr(entities, "MAX_WORDS", 9)
     items = [Item((), about=tag.About("", [(0, 1)] * size, np.arange(size))) for size in (5, 3, 4, 6)]
-    picked = sampled(items, 9)
+    picked = sampled(items, two)
     assert 0 < sum(len(one.about.words) for one in picked) <= 9
     assert [one for one in items if any(one is kept for kept in picked)] == picked, "in their order"
-    assert sampled(items, 100) == items
-    assert sampled(items, 9) == picked
+    assert sampled(items, two) == picked
+    monkeypatch.setattr(entities, "MAX_WORDS", 100)
+    assert sampled(items, two) == items
+    monkeypatch.setattr(entities, "MAX_SCORES", 27)  # a fit costs words times tags
+    assert sampled(items, three) == picked
