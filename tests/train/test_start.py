@@ -1,4 +1,4 @@
-"""A head of tags that learns alone is what the baseline "untuned" is, for each place of a word in its token; with a CRF it learns in steps."""
+"""A head of tags that learns alone is what the baseline "untuned" is, for each place of a word in its token; where more learns, it begins so."""
 
 import random
 from dataclasses import replace
@@ -16,6 +16,7 @@ from trunkline.evaluation import linear
 from trunkline.evaluation.baselines import entities
 from trunkline.evaluation.baselines.entities import untuned_tagger, word_vectors
 from trunkline.train import depth as depths
+from trunkline.train.fit import fit
 from trunkline.train.start import solve_head
 from trunkline.types import Rows
 
@@ -117,8 +118,25 @@ def test_head_and_baseline_are_solved_once(model, monkeypatch):
     assert tuned == untuned
 
 
+@pytest.mark.parametrize("told", [{"depth": 1}, {"depth": 1, "method": "lora"}, {"depth": 0, "crf": True}])
+def test_where_more_learns_the_head_begins_with_a_tenth_of_the_solution(told, model):
+    (alone, data), (branch, same) = clear(model, english(), depth=0), clear(model, english(), **told)
+    assert solve_head(alone, data)
+    assert not solve_head(branch, same)
+    for whole, tenth in zip(alone.network.head.linear.parameters(), branch.network.head.linear.parameters(), strict=True):
+        assert torch.allclose(tenth, (0.1 * whole).clamp(min=-10), atol=1e-4)
+
+
+def test_a_tag_that_no_word_had_can_be_learned_where_more_learns(model, monkeypatch):
+    branch, data = clear(model, english(), depth=1)
+    monkeypatch.setattr(entities, "sampled", lambda items, spec: [item for item in items if "account" not in item.about.text])
+    solve_head(branch, data)
+    assert branch.network.head.linear.bias.min() == -10
+    fit(branch.network, data, settings(epochs=30, patience=None), learning_rate=1e-3, seed=0)
+    assert {kind for answer in branch.answers(data.train) for _, _, kind in answer.scores} == {"THING", "PLACE"}
+
+
 def test_with_a_crf_it_learns_in_steps(model):
-    assert not solve_head(make_branch(model, english(), depth=0, crf=True), None)
     branch = tl.tune(tl.read(list(english()), task="tag"), model, depth=0, settings=settings(epochs=1, task_options="crf=true"))
     assert branch.report.history[0][-1]["step"] > 0
 
