@@ -127,6 +127,8 @@ def test_only_decoders_and_only_with_entities(tiny_folder, letters: Path, cache:
     nothing = Rows(tuple({"text": f"{n}", "label": []} for n in range(20)), "tag")
     with pytest.raises(DataError, match="has an entity"):
         prompt(nothing, letters, template=FORM, settings=QUICK)
+    with pytest.raises(DataError, match="does not say which entities"):
+        prompt(replace(nothing, rows=(*nothing.rows, {"text": "a"})), letters, template=FORM, settings=QUICK)
 
 
 class Extracting(Handler):

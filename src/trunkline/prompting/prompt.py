@@ -188,6 +188,8 @@ def _parts(rows: Rows | Split, settings: PromptSettings) -> Split:
     every = [row for part in rows.parts().values() for row in part] if isinstance(rows, Split) else list(rows)
     if task == "classify" and any(not isinstance(row.get("label"), str) for row in every):
         raise DataError("a row has no label, or several, and a prompt gives one. Leave such rows out.")
+    if task == "tag" and any(row.get("label") is None for row in every):
+        raise DataError("a row does not say which entities it has. Give an empty list where there are none, or leave it out.")
     parts = in_parts(rows, settings)
     if not len(parts.test):
         raise DataError(f"{parts.test.source}: no test rows to measure on. Give some.")
