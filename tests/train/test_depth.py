@@ -215,6 +215,17 @@ def test_where_deeper_cuts_no_longer_gained_the_budget_only_says_that_it_ended()
     assert "--budget" not in found.why
 
 
+def test_a_head_alone_that_is_ahead_of_few_steps_does_not_end_what_is_rising():
+    found = searching({0: 100, 1: 20, 2: 60, 3: 120, 4: 160, 6: 165}).result()
+    assert [trial.depth for trial in found.trials][:6] == [0, 1, 2, 3, 4, 6]
+    assert found.depth == 4
+    ended = ended_by_the_budget({0: 100, 1: 20, 2: 60, 3: 110, 4: 160})
+    assert (ended.depth, ended.fitted) == (4, None), "which was not tried: the last one is not behind the head alone"
+    ended = ended_by_the_budget({0: 100, 1: 20, 2: 60, 3: 160})
+    assert ended.depth == 0, "the last one that was tried is still behind the head alone"
+    assert "--budget" not in ended.why
+
+
 def test_where_no_trial_learns_anything_half_of_the_layers_are_taken_and_not_the_head_alone():
     made = searching({0: 0, 1: 0, 2: 0, 3: 0, ALL: 0})
     made.lowest = 3

@@ -204,21 +204,30 @@ class _Searching:
                 return self.cut_short(depth)
             self.trials.append(self.trial(depth))
             values = [self.goodness(trial) for trial in self.trials]
-            if len(values) - 1 - int(np.argmax(values)) >= _PATIENCE and not self.nothing():
-                return f"{_PATIENCE} deeper cuts brought nothing", None
+            behind_best = len(values) - 1 - int(np.argmax(values))
+            if behind_best >= _PATIENCE and not self.rising(self.trials[-2:]) and not self.nothing():
+                return f"{behind_best} deeper cuts brought nothing", None
         return "all depths were tried", None
 
     def cut_short(self, depth: Depth) -> tuple[str, Depth | None]:
-        """That the budget ended the search before `depth`; it is taken all the same where each deeper cut was clearly better than the one before."""
+        """That the budget ended the search before `depth`; it is taken all the same where each deeper cut was clearly better than the one before.
+
+        The first of all need not be behind the second, only not ahead of the last: a head alone is solved, and a few steps say little against it.
+        """
         told = f"the budget of {self.settings.budget} ended the search before depth {depth}"
-        pairs = list(zip(self.trials, self.trials[1:]))
-        if not pairs or any(self.behind(shallow, deep) <= 1 for shallow, deep in pairs):
+        first, *deeper = self.trials
+        tuned = deeper if len(deeper) > 1 and self.behind(deeper[-1], first) <= 1 else self.trials
+        if len(tuned) < 2 or not self.rising(tuned):
             return told, None
         minutes = math.ceil((self.budget + 2 * self.needed(depth)) / self.share / 60)
         return (
             f"each deeper cut that was tried was clearly better than the one before, and {told}, which is taken untried. "
             f"To try it: --budget {minutes}m; for less time: --depth {self.trials[-1].depth}"
         ), depth
+
+    def rising(self, trials: Sequence[Trial]) -> bool:
+        """Whether each of them is clearly better than the one before."""
+        return all(self.behind(shallow, deep) > 1 for shallow, deep in zip(trials, trials[1:]))
 
     def nothing(self) -> bool:
         """Whether all trials have the least that the metric can be, as where few steps on few rows find no entity at all."""
