@@ -11,6 +11,7 @@ that of the difference on the same validation rows. For that depth a third and t
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -227,7 +228,7 @@ class _Searching:
 
     def rising(self, trials: Sequence[Trial]) -> bool:
         """Whether each of them is clearly better than the one before."""
-        return all(self.behind(shallow, deep) > 1 for shallow, deep in zip(trials, trials[1:]))
+        return all(self.behind(shallow, deep) > 1 for shallow, deep in itertools.pairwise(trials))
 
     def nothing(self) -> bool:
         """Whether all trials have the least that the metric can be, as where few steps on few rows find no entity at all."""
