@@ -29,7 +29,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
 def test_the_interval_of_a_mean_is_that_of_a_metric_that_is_a_mean_and_near_the_normal_one():
     values = np.random.default_rng(4).exponential(size=400)
     found = bootstrap_mean(values, seed=3)
-    assert found == bootstrap(["mae"], np.zeros(400), values, seed=3)["mae"]
+    assert vars(found) == pytest.approx(vars(bootstrap(["mae"], np.zeros(400), values, seed=3)["mae"]), rel=1e-12)  # sums of another order
     reach = stats.norm.ppf(0.975) * values.std() / 20
     assert found.value == pytest.approx(values.mean())
     assert found.high - found.low == pytest.approx(2 * reach, rel=0.1)
