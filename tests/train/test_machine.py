@@ -1,5 +1,7 @@
 """The machine: which device, how many threads, and what stands beside a result."""
 
+import os
+
 import pytest
 import torch
 
@@ -24,6 +26,14 @@ def test_threads_are_as_many_as_wanted():
         assert machine.use_threads(0) >= 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_few_kernels_are_kept_unless_the_user_says_how_many(monkeypatch):
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    for told, kept in ((None, "32"), ("1024", "1024")):
+        monkeypatch.setenv(name, told) if told else monkeypatch.delenv(name, raising=False)
+        machine.use_threads(torch.get_num_threads())
+        assert os.environ[name] == kept
 
 
 def test_what_stands_beside_a_result():
