@@ -36,6 +36,7 @@ from trunkline.data.split import Split, split
 from trunkline.evaluation.interval import bootstrap
 from trunkline.evaluation.metrics import METRICS
 from trunkline.evaluation.wording import number, with_interval
+from trunkline.train import start
 from trunkline.train.settings import Settings
 from trunkline.train.tune import tune
 from trunkline.types import Rows
@@ -113,6 +114,7 @@ def main() -> None:
     parser.add_argument("--depth", type=lambda told: told if told == "auto" else int(told), help="of ours, instead of that in this file")
     parser.add_argument("--budget", default=Settings().budget, help=f"of the search for a depth  [default: {Settings().budget}]")
     parser.add_argument("--seeds", type=int, default=1, help="tune so many times with other seeds  [default: 1]")
+    parser.add_argument("--head-start", type=float, help="a tag head begins with this share of its solution, instead of a tenth")
     parser.add_argument("--crf", action="store_true", help="beside ours not LoRA but ours with a CRF (tag sets only)")
     parser.add_argument("--alone", action="store_true", help="ours, and neither LoRA nor a CRF beside it")
     parser.add_argument("--report", action="store_true", help="measure nothing: one table of what stands in --out")
@@ -123,6 +125,8 @@ def main() -> None:
     if asked.report:
         print("\n".join(_table(asked.out)))
         return
+    if asked.head_start is not None:
+        start._SHARE = asked.head_start
     other = None if asked.alone else CRF if asked.crf else WHOLE
     for name in asked.sets or SETS:
         one = SETS[name]

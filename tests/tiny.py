@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 TEXTS = [
@@ -97,3 +97,11 @@ QUICK = ("bert", "deberta-v2", "gpt2", "llama", "modernbert", "t5", "xlm-roberta
 def families() -> list[Any]:
     """Every family as a parameter of a fixture."""
     return [name if name in QUICK else pytest.param(name, marks=pytest.mark.wide) for name in sorted(SIZES)]
+
+
+def letters(longest: int) -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are bytes, so that any text can be written."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE({piece: n for n, piece in enumerate(["<pad>", "<s>", "</s>", *alphabet])}, []))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=longest)

@@ -1,18 +1,16 @@
 """Entities by prompt: the answer keeps to its form, is looked for in the text, and is measured beside a dictionary; and the same from a server."""
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
+from tests import tiny
 from tests.model.writing.test_language import saved
-from tests.prompting.test_server import Handler
+from tests.prompting.test_server import Handler, answering
 from trunkline import cli
 from trunkline.data.split import Split
 from trunkline.errors import DataError, OptionError
@@ -46,11 +44,7 @@ PARTS = Split(rows(12), rows(4, 20), rows(6, 40))
 @pytest.fixture(scope="module")
 def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random decoder whose tokens are bytes, so that it can write any JSON."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE({piece: n for n, piece in enumerate(["<pad>", "<s>", "</s>", *alphabet])}, []))
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    words = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=512)
-    return saved("llama", tmp_path_factory.mktemp("letters"), words=words, max_position_embeddings=512)
+    return saved("llama", tmp_path_factory.mktemp("letters"), words=tiny.letters(512), max_position_embeddings=512)
 
 
 def test_every_answer_keeps_to_its_form(letters: Path) -> None:
@@ -147,14 +141,8 @@ class Extracting(Handler):
 
 @pytest.fixture
 def there() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Extracting)
-    server.seen = []
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with answering(Extracting) as server:
+        yield server
 
 
 def test_a_server_is_asked_for_the_schema(there: ThreadingHTTPServer, cache: Path) -> None:

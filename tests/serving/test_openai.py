@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
 from tests.serving.conftest import Client
@@ -265,11 +263,7 @@ SCHEMA = {
 
 @pytest.fixture(scope="module")
 def byte_branch(tmp_path_factory: pytest.TempPathFactory) -> Branch:
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE({piece: n for n, piece in enumerate(["<pad>", "<s>", "</s>", *letters])}, []))
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    words = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=64)
-    return writer(tiny.save("llama", tmp_path_factory.mktemp("bytes"), words=words), form="plain")
+    return writer(tiny.save("llama", tmp_path_factory.mktemp("bytes"), words=tiny.letters(64)), form="plain")
 
 
 def test_json_follows_its_schema(byte_branch: Branch, tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 Depths are tried from the shallowest up, on states that are kept once, at the lowest cut; states of higher cuts are computed from those.
 A few steps at the deepest cut tell how fast the machine is; from that follow rows and epochs of the trials, so that all cuts down to
 half of the layers fit into the budget. Where all rows and epochs fit, a trial is the run itself, and that of the chosen depth is kept.
-The search ends when two deeper cuts in a row have brought nothing, or when the budget is used up. Where the budget ends it while each deeper cut was
-clearly better than the one before, the next one is taken, untried. Else, of what was tried, the smallest
+The search ends when two deeper cuts in a row have brought nothing and the last is not clearly better than the one before it, or when the budget is used
+up. Where the budget ends it while each deeper cut was clearly better than the one before, the next one is taken, untried (of a head alone, which is
+solved and needs no steps, the last need only not be behind). Else, of what was tried, the smallest
 depth within one standard error of the best is taken (Breiman et al. 1984, section 3.4.3: the one-standard-error rule), the error being
 that of the difference on the same validation rows. For that depth a third and three times the learning rate are tried too.
 """

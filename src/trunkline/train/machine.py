@@ -38,7 +38,7 @@ def precision(wanted: str, where: torch.device) -> torch.dtype:
 def use_threads(wanted: int) -> int:
     """Set torch's threads: as many as wanted, or (0) one for each physical core that this process may use. Says how many."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # oneDNN keeps a kernel for each shape of a batch, 1,024 of them: 150 MB after 100 steps, and no step was faster for more than 32
+    # oneDNN keeps a kernel for each shape of a batch, 1,024 of them: some 150 MB after 100 steps
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
     torch.set_num_threads(wanted or min(usable, psutil.cpu_count(logical=False) or usable))
     return torch.get_num_threads()

@@ -29,7 +29,10 @@ still be learned."""
 
 
 def solve_head(branch: Branch, data: Data) -> bool:
-    """Put the solution in the head, and say whether nothing is left to learn: only where a linear head is all that learns, by a plain loss."""
+    """Put the solution in the head where a linear head is all that learns, by a plain loss, and say whether that was so.
+
+    A head of tags gets a share of it in any case, for the loop to begin with.
+    """
     alone = set(branch.network.learned()) == _SOLVED
     if isinstance(branch.network.head, TagHead):
         _put_tags(branch, _from_words(branch, data))
