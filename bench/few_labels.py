@@ -3,7 +3,7 @@
     python bench/few_labels.py                 # SST-2 and COLD with 100 labels, Banking77 with 231 (three an intent); ten draws
 
 Test accuracy in % on the official test rows, mean over draws, and the paired difference from `labels alone` with its 95% t interval over draws.
-`labels alone` is the same probe fitted on the labelled rows. Unlabelled: all other training rows (Banking77 9,772, SST-2 6,820, COLD 3,900).
+`labels alone` is the same probe fitted on the labelled rows. Unlabelled: the other training rows (Banking77 9,772, SST-2 6,820, COLD 9,900 of 25,626).
 Test rows are never among them.
 """
 
@@ -21,6 +21,7 @@ from trunkline.labelling.fewer import self_train, spread
 from trunkline.quality.probe import Discriminant
 
 SIZES = {"banking77": 231, "sst2": 100, "cold": 100}
+ROWS = {"cold": 10_000}
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
     every = {}
     print("| set | way | accuracy % | against labels alone |\n|---|---|--:|--:|")
     for name in asked.sets:
-        data = load(name)
+        data = load(name, ROWS.get(name))
         runs = [one(data, SIZES[name], seed) for seed in range(asked.draws)]
         every[name] = runs
         for way in runs[0]:

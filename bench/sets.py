@@ -1,6 +1,7 @@
 """The data sets that the benches of data work share, with one vector a row from stored states: the first run encodes, later ones read the cache.
 
-banking77 (77 intents, minilm), sst2 (sentiment, e5-small), cold (Chinese, offensive or not, e5-small; 4,000 and 2,000 rows by chance).
+banking77 (77 intents, minilm), sst2 (sentiment, e5-small), cold (Chinese, offensive or not, e5-small; 4,000 training rows by chance, or as many as
+are asked for, and the first 2,000 test rows).
 """
 
 from __future__ import annotations
@@ -32,8 +33,12 @@ class Set:
     vectors: Vectors
 
 
-def load(name: str) -> Set:
+def load(name: str, rows: int | None = None) -> Set:
+    """A set, with so many training rows drawn by chance (None: all of them, of COLD 4,000)."""
     model, train, test = {"banking77": _banking77, "sst2": _sst2, "cold": _cold}[name]()
+    rows = rows or (4000 if name == "cold" else len(train))
+    if rows < len(train):
+        train = replace(train, rows=tuple(train[at] for at in Random(0).sample(range(len(train)), rows)))
     names = sorted({row["label"] for row in train})
     ids = {label: at for at, label in enumerate(names)}
     labels, others = (np.array([ids[row["label"]] for row in part]) for part in (train, test))
@@ -50,5 +55,4 @@ def _sst2() -> tuple[str, Rows, Rows]:
 
 def _cold() -> tuple[str, Rows, Rows]:
     train, test = (tl.read(DATA / f"cold_zh_offensive/{part}.csv", text="TEXT", label="label") for part in ("train", "test"))
-    chosen = Random(0).sample(range(len(train)), 4000)
-    return "e5-small", replace(train, rows=tuple(train[at] for at in chosen)), replace(test, rows=test.rows[:2000])
+    return "e5-small", train, replace(test, rows=test.rows[:2000])
