@@ -13,7 +13,6 @@ same for all), mean over the seeds with the 95% t interval, and the mean differe
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+import trunkline as tl
 from trunkline.augmentation import augment as verb
 from trunkline.augmentation import meaning
 from trunkline.augmentation.gain import gain
@@ -39,14 +39,14 @@ DATA = Path(os.environ.get("TRUNKLINE_DATA", "../shared/data"))
 SETS: dict[str, dict[str, Any]] = {
     "banking77": {
         "model": "minilm",
-        "columns": (0, 1),
+        "columns": ("text", "category"),
         "folder": "banking77",
         "methods": "eda,aeda,keyboard,neighbour",
         "per_class": (8, 16),
     },
     "cold": {
         "model": "e5-small",
-        "columns": (4, 3),
+        "columns": ("TEXT", "label"),
         "folder": "cold_zh_offensive",
         "methods": "eda,aeda,homophone,neighbour",
         "per_class": (16, 64),
@@ -135,10 +135,8 @@ def drawn(train: list[dict[str, str]], count: int, seed: int) -> list[dict[str, 
 
 def rows(name: str, part: str) -> list[dict[str, str]]:
     about = SETS[name]
-    text, label = about["columns"]
-    with (DATA / about["folder"] / f"{part}.csv").open(encoding="utf-8-sig") as lines:
-        next(reader := csv.reader(lines))
-        return [{"text": row[text], "label": row[label]} for row in reader if row[text].strip()]
+    text, label = about["columns"]  # by name: COLD's test file has one more than its training file
+    return [{"text": row["text"], "label": row["label"]} for row in tl.read(DATA / about["folder"] / f"{part}.csv", text=text, label=label)]
 
 
 def table(name: str, count: int, found: dict[str, Any]) -> str:
