@@ -19,7 +19,7 @@ from sets import Set, load
 from trunkline.evaluation.interval import seeds
 from trunkline.labelling.curve import area
 from trunkline.labelling.strategies import STRATEGIES, Pool, choose
-from trunkline.quality.probe import Discriminant
+from trunkline.quality.probe import Probe
 
 STEPS = {"banking77": (154, 231, 308, 462, 616, 800, 1000), "cold": (20, 50, 100, 200, 400, 700, 1000)}
 
@@ -49,7 +49,7 @@ def curve(data: Set, strategy: str, seed: int, steps: tuple[int, ...]) -> list[t
     for step in steps:
         pool = Pool(vectors, labelled, truth[labelled], len(data.names))
         labelled = np.concatenate([labelled, choose(pool, step - len(labelled), strategy, seed=1000 * seed + step)])
-        fitted = Discriminant.fit(vectors[labelled], truth[labelled], len(data.names))
+        fitted = Probe.fit(vectors[labelled], truth[labelled], len(data.names))
         found.append((step, float((fitted.logits(data.vectors.against).argmax(1) == data.test_labels).mean())))
     return found
 

@@ -79,7 +79,7 @@ def few(data: Set, classes: int, seed: int, rows: int = 500, bad: int = 100) -> 
 
 
 def ranked(vectors: np.ndarray, labels: np.ndarray, count: int, wrong: np.ndarray) -> tuple[Any, dict[str, float]]:
-    logits = out_of_fold(vectors, labels, count)
+    logits, _ = out_of_fold(vectors, labels, count)
     plain = softmax(logits * fit_scale(logits, labels))
     found = suspects(vectors, labels, count)
     doubts = {

@@ -23,6 +23,28 @@ def blobs(rows: int = 600, count: int = 4, width: int = 8, noise: float = 0.1, s
     return vectors, np.where(wrong, (truth + generator.integers(1, count, rows)) % count, truth), wrong
 
 
+def test_shrinkage_goes_by_how_much_there_is_to_go_by() -> None:
+    """Few rows in many dimensions are told apart by their means alone; with many, what is alike within a label counts. Each picks better than the other's."""
+    generator = np.random.default_rng(0)
+    turned, _ = np.linalg.qr(generator.normal(size=(60, 60)))
+    noise, means = np.geomspace(0.3, 3, 60)[:, None] * turned, 0.25 * generator.normal(size=(4, 60))
+
+    def drawn(count: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(count) % 4
+        return means[labels] + generator.normal(size=(count, 60)) @ noise, labels
+
+    test, truth = drawn(2000)
+    few, many = drawn(60), drawn(4000)
+    picked = [Discriminant.fit(*rows, 4) for rows in (few, many)]
+    assert picked[0].shrinkage > picked[1].shrinkage
+
+    def accuracy(rows: tuple[np.ndarray, np.ndarray], shrinkage: float | None) -> float:
+        return float((Discriminant.fit(*rows, 4, shrinkage=shrinkage).logits(test).argmax(1) == truth).mean())
+
+    assert accuracy(few, None) > accuracy(few, picked[1].shrinkage)
+    assert accuracy(many, None) > accuracy(many, picked[0].shrinkage)
+
+
 def test_planted_errors_come_first_and_are_put_right() -> None:
     vectors, labels, wrong = blobs()
     found = suspects(vectors, labels, 4)
@@ -139,7 +161,7 @@ def test_words_against_cleanlab_on_the_same_probabilities() -> None:
     vectors, labels, _, _ = texts_of_words()
     found = word_suspects(vectors, labels, 4)
     ids, each = np.repeat(np.arange(len(labels)), [len(one) for one in labels]), np.concatenate(labels)
-    logits = out_of_fold(np.concatenate(vectors), each, 4, groups=ids)
+    logits, _ = out_of_fold(np.concatenate(vectors), each, 4, groups=ids)
     probabilities = softmax(logits * fit_scale(logits, each))
     split_up = [probabilities[ids == at] for at in range(len(labels))]
     scores, _ = rank.get_label_quality_scores(

@@ -41,7 +41,7 @@ def self_train(
     Raises: DataError for fewer than ten labelled rows.
     """
     between("wanted", wanted, 0.0, 1.0)
-    held = out_of_fold(vectors, labels, count, seed=seed)
+    held, shrinkage = out_of_fold(vectors, labels, count, seed=seed)
     scale = fit_scale(held, labels)
     threshold = _threshold(softmax(held * scale), labels, wanted)
     every, weights = np.concatenate([vectors, unlabelled]), np.concatenate([np.ones(len(labels)), np.zeros(len(unlabelled))])
@@ -49,7 +49,7 @@ def self_train(
     found = np.empty((len(unlabelled), count))
     for _ in range(rounds + 1):
         used = weights > 0
-        found = softmax(Discriminant.fit(every[used], given[used], count, weights[used]).logits(unlabelled) * scale)
+        found = softmax(Discriminant.fit(every[used], given[used], count, weights[used], shrinkage).logits(unlabelled) * scale)
         sure = np.where(found.max(1) >= threshold, found.max(1), 0.0)
         given[len(labels) :] = found.argmax(1)
         weights[len(labels) :] = sure * min(1.0, 4 * len(labels) / max(sure.sum(), 1e-12))

@@ -98,7 +98,7 @@ def bald(pool: Pool, count: int, generator: np.random.Generator) -> np.ndarray:
     members = []
     for _ in range(_MEMBERS):
         weights = generator.dirichlet(np.ones(len(pool.labels))) * len(pool.labels)  # Rubin 1981: no class can vanish
-        fitted = Discriminant.fit(pool.vectors[pool.places], pool.labels, pool.count, weights)
+        fitted = Discriminant.fit(pool.vectors[pool.places], pool.labels, pool.count, weights, pool.probe.discriminant.shrinkage)
         members.append(softmax(fitted.logits(pool.vectors[pool.open]) * pool.probe.scale))
     found = np.stack(members)
     return _first(pool.open, -(_entropy(found.mean(0)) - _entropy(found).mean(0)), count, generator)

@@ -6,6 +6,7 @@ nearest neighbours. How much each counts is what explains the given labels best,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,10 @@ from trunkline.quality.duplicates import unit
 
 FOLDS = 5
 NEIGHBOURS = 10
-SHRINKAGE = 0.1
+SHRINKAGES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.97)
+"""Of the covariance towards equal spread. Which is best differs more than one would guess: 0.03 for 4,000 rows of 77 intents, 0.5 for 400 of two labels."""
+_BEFORE_ANY = 0.5
+_COARSE = np.geomspace(0.02, 2.0, 8)
 _TEMPERATURES = np.geomspace(0.02, 2.0, 24)
 _SHARES = np.linspace(0.0, 1.0, 11)
 _BLOCK = 2048
@@ -32,29 +36,44 @@ class Discriminant:
 
     weight: np.ndarray
     bias: np.ndarray
+    shrinkage: float
 
     @classmethod
     def fit(
-        cls, vectors: np.ndarray, labels: np.ndarray, count: int, weights: np.ndarray | None = None, shrinkage: float = SHRINKAGE
+        cls, vectors: np.ndarray, labels: np.ndarray, count: int, weights: np.ndarray | None = None, shrinkage: float | None = None
     ) -> Discriminant:
-        """From vectors (N, D), label ids (N,) below `count`, and weights (N,) of rows. A label without rows gets a logit that never wins."""
-        vectors = np.asarray(vectors, dtype=np.float64)
-        each = np.ones(len(vectors)) if weights is None else np.asarray(weights, dtype=np.float64)
-        sums, means = np.bincount(labels, weights=each, minlength=count), np.zeros((count, vectors.shape[1]))
-        np.add.at(means, labels, vectors * each[:, None])
-        means /= np.maximum(sums, 1e-12)[:, None]
-        inner = (vectors - means[labels]) * np.sqrt(each)[:, None]
-        covariance = inner.T @ inner / max(each.sum(), 1e-12)
-        width = len(covariance)
-        average = max(float(np.trace(covariance)) / width, 1e-12)
-        covariance = (1 - shrinkage) * covariance + shrinkage * average * np.eye(width)
-        weight = np.linalg.solve(covariance, means.T)
-        bias = -0.5 * (means.T * weight).sum(0) + np.log(np.maximum(sums, 1e-12) / max(sums.sum(), 1e-12))
-        return cls(weight, np.where(sums > 0, bias, -1e9))
+        """From vectors (N, D), label ids (N,) below `count`, and weights (N,) of rows. A label without rows gets a logit that never wins.
+
+        shrinkage: None picks the one of SHRINKAGES under which rows held out in turn are likeliest; one half for fewer than ten rows
+        """
+        if shrinkage is None:
+            shrinkage = _BEFORE_ANY if len(labels) < 2 * FOLDS else out_of_fold(vectors, labels, count, weights)[1]
+        return _solutions(vectors, labels, count, weights, (shrinkage,))[0]
 
     def logits(self, vectors: np.ndarray) -> np.ndarray:
         """(N, D) -> (N, K)."""
         return vectors @ self.weight + self.bias
+
+
+def _solutions(
+    vectors: np.ndarray, labels: np.ndarray, count: int, weights: np.ndarray | None, shrinkages: Sequence[float]
+) -> list[Discriminant]:
+    """One for each shrinkage; all from one decomposition, since a covariance and its shrunken forms have the same directions."""
+    vectors = np.asarray(vectors, dtype=np.float64)
+    each = np.ones(len(vectors)) if weights is None else np.asarray(weights, dtype=np.float64)
+    sums, means = np.bincount(labels, weights=each, minlength=count), np.zeros((count, vectors.shape[1]))
+    np.add.at(means, labels, vectors * each[:, None])
+    means /= np.maximum(sums, 1e-12)[:, None]
+    inner = (vectors - means[labels]) * np.sqrt(each)[:, None]
+    spread, directions = np.linalg.eigh(inner.T @ inner / max(each.sum(), 1e-12))
+    spread, average = np.maximum(spread, 0.0), max(float(spread.mean()), 1e-12)
+    prior, turned = np.log(np.maximum(sums, 1e-12) / max(sums.sum(), 1e-12)), (means @ directions).T
+    found = []
+    for shrinkage in shrinkages:
+        weight = directions @ (turned / np.maximum((1 - shrinkage) * spread + shrinkage * average, 1e-9 * average)[:, None])
+        bias = -0.5 * (means.T * weight).sum(0) + prior
+        found.append(Discriminant(weight, np.where(sums > 0, bias, -1e9), shrinkage))
+    return found
 
 
 @dataclass(frozen=True)
@@ -66,9 +85,9 @@ class Probe:
 
     @classmethod
     def fit(cls, vectors: np.ndarray, labels: np.ndarray, count: int, weights: np.ndarray | None = None, *, seed: int = 0) -> Probe:
-        """On all rows; the scale from rows held out in turn."""
-        held = out_of_fold(vectors, labels, count, weights, seed=seed)
-        return cls(Discriminant.fit(vectors, labels, count, weights), fit_scale(held, labels, weights))
+        """On all rows; shrinkage and scale from rows held out in turn. Raises: DataError for fewer than ten rows."""
+        held, shrinkage = out_of_fold(vectors, labels, count, weights, seed=seed)
+        return cls(Discriminant.fit(vectors, labels, count, weights, shrinkage), fit_scale(held, labels, weights))
 
     def probabilities(self, vectors: np.ndarray) -> np.ndarray:
         """(N, D) -> (N, K), rows sum to 1."""
@@ -95,25 +114,42 @@ def folds_of(labels: np.ndarray, folds: int, seed: int, groups: np.ndarray | Non
 def out_of_fold(
     vectors: np.ndarray, labels: np.ndarray, count: int, weights: np.ndarray | None = None, *, folds: int = FOLDS, seed: int = 0,
     groups: np.ndarray | None = None,
-) -> np.ndarray:  # fmt: skip
-    """(N, K) logits of each row from a discriminant that was fitted without its fold."""
+) -> tuple[np.ndarray, float]:  # fmt: skip
+    """(N, K) logits of each row from a discriminant that was fitted without its fold, and the shrinkage that all folds have.
+
+    Of the SHRINKAGES whose answers are right as often as the best one's, or less by no more than a standard error, it is the one under which the
+    labels held out are likeliest, at the scale that suits it. Raises: DataError for too few rows.
+    """
     if len(labels) < 2 * folds:
         raise DataError(f"{len(labels)} labelled rows: at least {2 * folds} are needed to hold some out in turn.")
-    where = folds_of(labels, folds, seed, groups)
-    found = np.empty((len(labels), count))
+    where, losses, right = folds_of(labels, folds, seed, groups), np.zeros((len(SHRINKAGES), len(_COARSE))), np.zeros(len(SHRINKAGES))
+    each = np.ones(len(labels)) if weights is None else weights
+    fitted = []
     for fold in range(folds):
         inside = where != fold
-        each = None if weights is None else weights[inside]
-        found[~inside] = Discriminant.fit(vectors[inside], labels[inside], count, each).logits(vectors[~inside])
-    return found
+        fitted.append(_solutions(vectors[inside], labels[inside], count, None if weights is None else weights[inside], SHRINKAGES))
+        for at, one in enumerate(fitted[-1]):
+            logits = one.logits(vectors[~inside])
+            losses[at] += _losses(logits, labels[~inside], each[~inside], _COARSE)
+            right[at] += each[~inside][logits.argmax(1) == labels[~inside]].sum() / each.sum()
+    good = right >= right.max() - np.sqrt(right.max() * (1 - right.max()) / len(labels))
+    best = int(np.where(good, losses.min(1), np.inf).argmin())
+    found = np.empty((len(labels), count))
+    for fold in range(folds):
+        found[where == fold] = fitted[fold][best].logits(vectors[where == fold])
+    return found, SHRINKAGES[best]
 
 
 def fit_scale(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
     """The factor on held-out logits under which the given labels are likeliest (24 values from 0.02 to 2)."""
     each = np.ones(len(labels)) if weights is None else weights
+    return float(_TEMPERATURES[int(_losses(logits, labels, each, _TEMPERATURES).argmin())])
+
+
+def _losses(logits: np.ndarray, labels: np.ndarray, each: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Of each scale, how unlikely the given labels are."""
     at = np.arange(len(labels))
-    losses = [-(each * np.log(np.maximum(softmax(logits * scale)[at, labels], _FLOOR))).sum() for scale in _TEMPERATURES]
-    return float(_TEMPERATURES[int(np.argmin(losses))])
+    return np.array([-(each * np.log(np.maximum(softmax(logits * scale)[at, labels], _FLOOR))).sum() for scale in scales])
 
 
 def neighbour_shares(
@@ -151,7 +187,7 @@ def held_out(
     """
     weights, found = None, np.empty((len(labels), count))
     for _ in range(rounds):
-        logits = out_of_fold(vectors, labels, count, weights, folds=folds, seed=seed, groups=groups)
+        logits, _ = out_of_fold(vectors, labels, count, weights, folds=folds, seed=seed, groups=groups)
         probe = softmax(logits * fit_scale(logits, labels, weights))
         near = neighbour_shares(vectors, labels, count, weights, groups=groups)
         found = _mixed(probe, near, labels)

@@ -125,7 +125,7 @@ def word_suspects(
     own = np.repeat(np.arange(len(sizes)) if groups is None else groups, sizes)
     every, given = np.concatenate([np.asarray(one, dtype=np.float32) for one in words]), np.concatenate(labels)
     _fits(every, given)
-    logits = out_of_fold(every, given, count, folds=folds, seed=seed, groups=own)
+    logits, _ = out_of_fold(every, given, count, folds=folds, seed=seed, groups=own)
     found = from_probabilities(softmax(logits * fit_scale(logits, given)), given)
     ends = np.cumsum(sizes)
     doubt, worst, proposed = np.full(len(sizes), -np.inf), np.zeros(len(sizes), dtype=np.int64), np.zeros(len(sizes), dtype=np.int64)
