@@ -5,7 +5,7 @@ import pytest
 
 from trunkline.errors import OptionError
 from trunkline.labelling.curve import area, outlook
-from trunkline.labelling.strategies import STRATEGIES, Pool, badge, choose, core_set, coverage, margin
+from trunkline.labelling.strategies import STRATEGIES, WORD_STRATEGIES, Pool, WordPool, badge, choose, core_set, coverage, margin
 from trunkline.quality.probe import Discriminant
 
 GENERATOR = np.random.default_rng(0)
@@ -66,6 +66,38 @@ def test_coverage_stands_for_most() -> None:
     clouds = np.repeat(np.eye(4, 8) * 5, [100, 50, 20, 4], axis=0) + 0.1 * GENERATOR.normal(size=(174, 8))
     found = coverage(Pool(clouds.astype(np.float32), np.empty(0, int), np.empty(0, int), 4), 3, np.random.default_rng(0))
     assert set(np.searchsorted([100, 150, 170], found, side="right").tolist()) >= {0, 1}
+
+
+def word_pool(labelled: int) -> WordPool:
+    """Texts of three to nine words; a tag is a direction, and rare."""
+    generator = np.random.default_rng(0)
+    tags = [generator.choice(3, generator.integers(3, 10), p=[0.8, 0.15, 0.05]) for _ in range(120)]
+    words = [(3 * np.eye(3, 6)[one] + generator.normal(size=(len(one), 6))).astype(np.float16) for one in tags]
+    vectors = np.stack([one.astype(np.float32).mean(0) for one in words])
+    return WordPool(vectors, np.arange(labelled), tags[:labelled], 3, words)
+
+
+@pytest.mark.parametrize("strategy", WORD_STRATEGIES)
+@pytest.mark.parametrize("labelled", [0, 5, 30])
+def test_where_words_have_labels(strategy: str, labelled: int) -> None:
+    found = choose(word_pool(labelled), 25, strategy, seed=1)
+    assert len(set(found.tolist())) == 25
+    assert found.min() >= labelled
+    assert np.array_equal(found, choose(word_pool(labelled), 25, strategy, seed=1))
+
+
+def test_a_text_is_as_doubtful_as_its_words_together() -> None:
+    pool = word_pool(30)
+    sums = []
+    for at in pool.open.tolist():
+        ordered = np.sort(pool.linear.scores(pool.words[at].astype(np.float32)), axis=1)
+        sums.append(float((1 - (ordered[:, -1] - ordered[:, -2])).sum()))
+    assert set(margin(pool, 10, GENERATOR).tolist()) == set(pool.open[np.argsort(sums)[-10:]].tolist())
+
+
+def test_what_has_no_meaning_for_words_is_refused() -> None:
+    with pytest.raises(OptionError, match="strategy where words have labels"):
+        choose(word_pool(30), 5, "badge")
 
 
 def test_doubt_beats_chance_where_one_class_is_rare() -> None:

@@ -89,7 +89,7 @@ def untuned_tagger(vectors: Mapping[str, Sequence[np.ndarray]], items: Mapping[s
     """
     started = time.perf_counter()
     found = fit_tags(vectors, items, spec)
-    said = {name: list(_answered(found, vectors[name], items[name], spec)) for name in ("validation", "test") if len(vectors.get(name, ()))}
+    said = {name: list(answered(found, vectors[name], items[name], spec)) for name in ("validation", "test") if len(vectors.get(name, ()))}
     options = {"words": sum(len(one) for one in vectors["train"]), **found.options}
     return Result("untuned", time.perf_counter() - started, said["test"], said.get("validation"), options)
 
@@ -101,7 +101,8 @@ def _known(vectors: Sequence[np.ndarray], items: Sequence[Item]) -> tuple[np.nda
     return together[tags != IGNORE], tags[tags != IGNORE]
 
 
-def _answered(found: Linear, vectors: Sequence[np.ndarray], items: Sequence[Item], spec: Any) -> Iterator[list[Span]]:
+def answered(found: Linear, vectors: Sequence[np.ndarray], items: Sequence[Item], spec: Any) -> Iterator[list[Span]]:
+    """The entities of each item, by the best path of tags from the vectors of its words."""
     for one, item in zip(vectors, items):
         logits = np.asarray(one, dtype=np.float64) @ found.weight.T + found.bias
         yield answers([torch.from_numpy(logits).float()], [item.about], spec)[0].scores
