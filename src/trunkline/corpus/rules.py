@@ -22,6 +22,7 @@ from trunkline.errors import unknown
 
 _HAN = re.compile("[\u3400-\u9fff]")
 _LETTER = re.compile(r"[^\W\d_]")
+_WORD_WITH_LETTER = re.compile(r"[^\W\d_]\S*")
 _SENTENCE_END = re.compile(r"[.!?。！？…]+(?=[\s\"'”’」）)]|$)|[。！？]")
 _LINE_ENDS = tuple(".!?\"'”’…。！？；：」』）")
 _STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
@@ -54,9 +55,9 @@ class Page:
         return [part.strip() for part in re.split(r"\n\s*\n", self.text) if part.strip()]
 
     @cached_property
-    def characters(self) -> list[str]:
+    def characters(self) -> str:
         """All characters but white space."""
-        return [char for char in self.text if not char.isspace()]
+        return "".join(self.text.split())
 
 
 # Gopher, section A.1.1: what a page of prose looks like
@@ -88,12 +89,19 @@ def ellipses(page: Page, most: float = 0.3) -> bool:
 
 def letters(page: Page, least: float = 0.8) -> bool:
     """At least 80% of the words have a letter in them. Source: Gopher."""
-    return sum(bool(_LETTER.search(word)) for word in page.words) >= least * len(page.words)
+    return len(_WORD_WITH_LETTER.findall(page.text)) >= least * len(page.words)
 
 
 def stop_words(page: Page, least: int = 2) -> bool:
     """At least two of: the, be, to, of, and, that, have, with. For English only. Source: Gopher."""
-    return len(_STOP_WORDS & {word.strip(".,;:!?\"'()").lower() for word in page.words}) >= least
+    found: set[str] = set()
+    for word in page.words:  # prose is through after a line
+        bare = word.strip(".,;:!?\"'()").lower()
+        if bare in _STOP_WORDS:
+            found.add(bare)
+            if len(found) >= least:
+                return True
+    return least <= 0
 
 
 # Gopher, table A1: repetition within a document
