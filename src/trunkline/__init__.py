@@ -19,6 +19,7 @@ _PLACES = {
     "split": "trunkline.data.split",
     "check": "trunkline.quality.check",
     "vectors": "trunkline.quality.vectors",
+    "drift": "trunkline.quality.drift",
     "prepare": "trunkline.data.prepare",
     "pseudo_label": "trunkline.labelling.pseudo_label",
     "augment": "trunkline.augmentation.augment",

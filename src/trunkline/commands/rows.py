@@ -95,6 +95,32 @@ def check(
     )
 
 
+@commands.command()
+@click.argument("file")
+@click.argument("live")
+@click.option("--branch", help="folder of a branch: its answers to both files are compared, and how sure they are")
+@click.option("--model", default=MODELS["encoder"], show_default=True, help="whose states say what a text means")
+@click.option("--out", help="folder for drift.html and drift.json  [default: runs/NAME-drift, of LIVE]")
+@click.option("--language", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="of the page")
+@click.option("--seed", default=0, show_default=True, help="which rows are drawn, and the permutations of the test")
+@click.option("--json", "as_json", is_flag=True, help="print what was found as JSON")
+@reading
+def drift(
+    file: str, live: str, branch: str | None, model: str, out: str | None, language: str, seed: int, as_json: bool, **told: Any
+) -> None:
+    """Has what comes in changed? Compare the rows of LIVE with those of FILE, which a branch was tuned on. Nothing is changed."""
+    rows, new = (read(one, "classify", {**told, "several": True}, labelled=False) for one in (file, live))
+    loaded = import_module("trunkline.branch").load(branch) if branch else None
+    answers = (loaded.predict(rows), loaded.predict(new)) if loaded else None
+    found_by = import_module("trunkline.quality.vectors").vectors(rows, new, model=model, seed=seed)
+    found = import_module("trunkline.quality.drift").drift(rows, new, found_by, answers=answers, seed=seed)
+    folder = Path(out or import_module("trunkline.data.prepare").runs_folder(live) + "-drift")
+    import_module("trunkline.quality.drift_page").save(found, folder, language)
+    click.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=2) if as_json else str(found))
+    after = ["label", live] if found.changed else ["drift", file, "LATER"]
+    click.echo(f"\nLook at {folder / 'drift.html'}. Next:\n  {shlex.join(['trunkline', *after])}", err=True)
+
+
 @commands.command("label")
 @click.argument("file")
 @click.option("--labels", "known", help="the labels to choose from, with commas between them; people may add some")

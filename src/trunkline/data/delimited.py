@@ -26,18 +26,19 @@ _SAMPLE = 30  # lines that a separator is guessed by
 _SAMPLE_LINE = 1 << 16  # characters
 _MAX_READ_AGAIN = 32 << 20  # characters given back after broken quotes, over a whole file, and
 _PER_LINE = 16  # so many more for each line, which is what a line costs in time
+_NONE = "\x1f"  # what no text has: nothing is split
 _SEPARATORS = {".csv": ",;\t|", ".tsv": "\t,;|", ".txt": "\t,;|@"}
 
 
-def read_delimited(path: Path, suffix: str, encoding: Encoding, *, header: bool, separator: str | None) -> Table:
+def read_delimited(path: Path, suffix: str, encoding: Encoding, *, header: bool, separator: str | None, alone: bool = False) -> Table:
     """The table of a separated text file. Without a header the columns are "0", "1", ...
 
     Raises: DataError for an empty file or one with no separator; OptionError for a separator that is not one character.
     """
     if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
         raise OptionError(f"separator={separator!r}: use one character, such as ',' ';' '@' or a tab.")
-    separator = separator or _sniff(path, encoding, _SEPARATORS[suffix])
-    notes = [] if separator == _SEPARATORS[suffix][0] else [f"Columns are separated by {separator!r}."]
+    separator = separator or _sniff(path, encoding, _SEPARATORS[suffix], alone)
+    notes = [] if separator in (_SEPARATORS[suffix][0], _NONE) else [f"Columns are separated by {separator!r}."]
     if csv.field_size_limit() < MAX_CELL:
         csv.field_size_limit(MAX_CELL)  # the module's own limit is one for the whole process, so it is only ever raised
     cells = _Cells(path, encoding, separator)
@@ -119,8 +120,11 @@ def _names(cells: list[str]) -> tuple[str, ...]:
     return tuple(name.strip() or f"column {place}" for place, name in enumerate(cells, 1))
 
 
-def _sniff(path: Path, encoding: Encoding, candidates: str) -> str:
-    """The separator that gives most of the first rows the width of the first one; the usual one on a tie."""
+def _sniff(path: Path, encoding: Encoding, candidates: str, alone: bool) -> str:
+    """The separator that gives most of the first rows the width of the first one; the usual one on a tie.
+
+    alone: where the first row has none, each line is one text, whatever marks are in it
+    """
     with open_text(path, encoding) as stream:
         lines = [line for _, line in zip(range(_SAMPLE), iter(lambda: stream.readline(_SAMPLE_LINE), ""))]
     best, score = None, 0.0
@@ -131,6 +135,8 @@ def _sniff(path: Path, encoding: Encoding, candidates: str) -> str:
             best, score = separator, share
     if best is None:
         best = next((separator for separator in candidates if separator in "".join(lines[:1])), None)  # broken quotes, told of later
+    if best is None and alone:
+        return _NONE
     if best is None and any(line.strip() for line in lines):
         raise DataError(
             f"{path}: the first line {lines[0].strip()[:80]!r} has no column separator ({', '.join(map(repr, candidates))} were tried). "

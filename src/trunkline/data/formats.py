@@ -33,11 +33,12 @@ _ROWS_AT_ONCE = 256  # of Parquet, so that a page of long texts stays small in m
 
 @dataclass(frozen=True)
 class Form:
-    """How a file is written, as far as the caller told: None is found out."""
+    """How a file is written, as far as the caller told: None is found out. alone: one column, of texts, is enough."""
 
     encoding: str | None = None
     header: bool = True
     separator: str | None = None
+    alone: bool = False
 
 
 def open_table(source: Any, form: Form) -> Table:
@@ -60,7 +61,7 @@ def open_table(source: Any, form: Form) -> Table:
         raise DataError(f"{path}: the file is empty. Give one with at least two rows per class.")
     encoding = find_encoding(path, form.encoding)
     if suffix[0] in DELIMITED:
-        table = read_delimited(path, suffix[0], encoding, header=form.header, separator=form.separator)
+        table = read_delimited(path, suffix[0], encoding, header=form.header, separator=form.separator, alone=form.alone)
     else:
         table = _json(path, encoding, suffix[0] != ".json")
     table.notes[:0] = [encoding.note] if encoding.note else []

@@ -94,7 +94,7 @@ def read(
         raise unknown("task", task, LABELS)
     told = Columns(text, label, text_b, id, group, time)
     kept = _Kept(_quarantine_path(skip_bad, source))
-    form = Form(encoding, header, separator)
+    form = Form(encoding, header, separator, alone=not labelled)
     opened = _OPENERS[task](source, form, told, labelled=labelled) if task in _OPENERS else None
     table, told = opened or (open_table(source, form), told)
     if task in _SHAPES:

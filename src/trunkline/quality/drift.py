@@ -1,170 +1,148 @@
-"""Has what comes in changed? A window of live states against the stored ones, shares of classes, a stream of confidences; and which texts moved."""
+"""The verb `drift`: has what comes in changed since the rows that a branch was tuned on, in what, and which texts moved.
+
+The tests are in `shift`; `drift_page` shows what was found. Nothing is changed, and no text leaves the machine.
+"""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from trunkline.choices import between
+from trunkline.console import table
 from trunkline.errors import OptionError
+from trunkline.quality.classes import words_of
+from trunkline.quality.duplicates import Vectors, unit
+from trunkline.quality.material import label_of, text_of
+from trunkline.quality.shift import Adwin, ClassShift, Shift, class_shift, shift, word_shift
+from trunkline.types import Answer, Rows
 
-_MOST = 1_000
-_BUCKETS = 5
-
-
-@dataclass(frozen=True)
-class Shift:
-    """mmd: the squared distance of two sets of vectors (unbiased, so it may be below 0); p_value: how often two halves of one set are further apart.
-
-    moved: (M,) the places of the live rows, those that lie most where stored ones are rare first
-    """
-
-    mmd: float
-    p_value: float
-    moved: np.ndarray
-
-
-def shift(stored: np.ndarray, live: np.ndarray, *, permutations: int = 500, seed: int = 0) -> Shift:
-    """Whether live vectors (M, D) come from where the stored ones (N, D) do: maximum mean discrepancy, tested by permutation.
-
-    At most 1,000 of each, drawn by chance, are tested; the kernel is Gaussian with the median distance as its width.
-    Source: Gretton et al. 2012 (A Kernel Two-Sample Test), equation 3 and section 5; `moved` is ordered by the witness function, section 2.3.
-    Raises: OptionError for fewer than ten rows on a side.
-
-    >>> generator = np.random.default_rng(0)
-    >>> shift(generator.normal(size=(200, 4)), generator.normal(size=(100, 4)) + 1).p_value < 0.01
-    True
-    """
-    if min(len(stored), len(live)) < 10:
-        raise OptionError(f"{len(stored)} stored and {len(live)} live rows: at least ten of each are needed to compare them.")
-    between("permutations", permutations, 20, 100_000)
-    generator = np.random.default_rng(seed)
-    x, y = (part[generator.choice(len(part), min(len(part), _MOST), replace=False)].astype(np.float64) for part in (stored, live))
-    both = np.concatenate([x, y])
-    squared = _squared(both, both)
-    width = float(np.median(squared[np.triu_indices(len(both), 1)])) or 1.0
-    kernel = np.exp(-squared / width)
-    np.fill_diagonal(kernel, 0.0)
-    signs = np.stack([np.arange(len(both)) < len(x), *(generator.permutation(len(both)) < len(x) for _ in range(permutations))])
-    values = _unbiased(kernel, signs, len(x), len(y))
-    witness = np.exp(-_squared(live.astype(np.float64), x) / width).mean(1) - np.exp(-_squared(live.astype(np.float64), y) / width).mean(1)
-    p_value = (1 + int((values[1:] >= values[0] - 1e-15).sum())) / (permutations + 1)
-    return Shift(float(values[0]), p_value, np.argsort(witness, kind="stable"))
-
-
-def _squared(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    return np.maximum((left**2).sum(1)[:, None] - 2 * left @ right.T + (right**2).sum(1), 0.0)
-
-
-def _unbiased(kernel: np.ndarray, signs: np.ndarray, n: int, m: int) -> np.ndarray:
-    """The statistic for each division of the rows; kernel with a diagonal of 0, signs (P, n + m) bool: True for the first set."""
-    first, second = signs.astype(np.float64), (~signs).astype(np.float64)
-    with_first = first @ kernel
-    inside = (with_first * first).sum(1)
-    across = (with_first * second).sum(1)
-    other = kernel.sum() - inside - 2 * across
-    return inside / (n * (n - 1)) + other / (m * (m - 1)) - 2 * across / (n * m)
+LEVEL = 0.01
+"""A difference that chance alone makes less often than this is called a change."""
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
-class ClassShift:
-    """A class's share before and now, the p value of their difference (Fisher's exact test, Holm's correction for all classes)."""
+class Confidence:
+    """The branch's mean probability of its own answers, on stored and on live rows; changed: the live row (from 1) at which it did, or None."""
 
-    label: str
     before: float
     now: float
-    p_value: float
+    changed: int | None
 
 
-def class_shift(before: Sequence[str], now: Sequence[str]) -> list[ClassShift]:
-    """How the shares of classes changed, least likely by chance first. Raises: OptionError where a side is empty.
+@dataclass(frozen=True)
+class Drifted:
+    """What `drift` found. `print` shows it, `to_json` gives it to programs.
 
-    >>> [one.label for one in class_shift(["a"] * 90 + ["b"] * 10, ["a"] * 50 + ["b"] * 50) if one.p_value < 0.01]
-    ['a', 'b']
-    """
-    if not len(before) or not len(now):
-        raise OptionError(f"{len(before)} answers before and {len(now)} now: both sides need some.")
-    labels = sorted({*before, *now})
-    counts = [(sum(one == label for one in before), sum(one == label for one in now)) for label in labels]
-    raw = [float(stats.fisher_exact([[a, len(before) - a], [b, len(now) - b]]).pvalue) for a, b in counts]
-    order, corrected, worst = sorted(range(len(labels)), key=lambda at: raw[at]), [0.0] * len(labels), 0.0
-    for rank, at in enumerate(order):
-        worst = max(worst, min(1.0, raw[at] * (len(labels) - rank)))
-        corrected[at] = worst
-    return [ClassShift(labels[at], counts[at][0] / len(before), counts[at][1] / len(now), corrected[at]) for at in order]
-
-
-@dataclass
-class Adwin:
-    """A window over a stream of numbers from 0 to 1 that drops its older part when the newer part has another mean.
-
-    delta: the chance of a false alarm; the window is kept as sums of 1, 2, 4, ... numbers, so memory grows with the logarithm of its length.
-    Source: Bifet and Gavalda 2007 (Learning from Time-Changing Data with Adaptive Windowing), figure 1 and equation 3.1 (the bound with variance).
+    classes: shares of labels before and now, `by` whom they were given ("label": the files; "answer": the branch); empty where only one side has any
+    words: shares of rows with a word; moved: live rows as dicts (row, text, label, other: the nearest stored text), furthest from what was there first
     """
 
-    delta: float = 0.002
-    _rows: list[deque[tuple[float, float]]] = field(default_factory=lambda: [deque()])
-    count: int = 0
-    total: float = 0.0
-    seen: int = 0
-
-    def __post_init__(self) -> None:
-        between("delta", self.delta, 1e-9, 0.5)
+    stored: Rows
+    live: Rows
+    vectors: Vectors
+    shift: Shift
+    by: str
+    classes: tuple[ClassShift, ...]
+    words: tuple[ClassShift, ...]
+    confidence: Confidence | None
+    moved: tuple[dict[str, Any], ...]
 
     @property
-    def mean(self) -> float:
-        """Of what is in the window."""
-        return self.total / self.count if self.count else 0.0
+    def changed(self) -> bool:
+        """Whether texts mean something else than before, or classes or the confidence of answers changed."""
+        return bool(self.reasons)
 
-    def add(self, value: float) -> bool:
-        """Take one number in, and say whether the window was cut: the mean has changed. Raises: OptionError outside 0 to 1."""
-        between("value", value, 0.0, 1.0)
-        self._rows[0].appendleft((value, value * value))
-        self.count, self.total, self.seen = self.count + 1, self.total + value, self.seen + 1
-        self._press()
-        cut = False
-        while self.seen % 8 == 0 and self.count > 20 and self._differs():
-            self._forget()
-            cut = True
-        return cut
+    @property
+    def reasons(self) -> list[str]:
+        """In what: "texts", "classes", "confidence"."""
+        told = {
+            "texts": self.shift.p_value < LEVEL,
+            "classes": any(one.p_value < LEVEL for one in self.classes),
+            "confidence": self.confidence is not None and self.confidence.changed is not None,
+        }
+        return [name for name, so in told.items() if so]
 
-    def _press(self) -> None:
-        """Two sums of n become one of 2n where a row holds too many."""
-        for level, row in enumerate(self._rows):
-            if len(row) <= _BUCKETS:
-                break
-            (a, b), (c, d) = row.pop(), row.pop()
-            if level + 1 == len(self._rows):
-                self._rows.append(deque())
-            self._rows[level + 1].appendleft((a + c, b + d))
+    def __str__(self) -> str:
+        head = f"{self.live.source}: {len(self.live):,} rows, against {len(self.stored):,} of {self.stored.source}"
+        verdict = f"Changed: {', '.join(self.reasons)}." if self.changed else "No change is shown."
+        lines = [f"{verdict} Texts: a difference as large comes by chance with probability {self.shift.p_value:.3f}."]
+        if self.confidence:
+            one = self.confidence
+            lines.append(
+                f"Confidence of answers: {one.before:.1%} before, {one.now:.1%} now"
+                + (f", another from row {one.changed:,} on." if one.changed else ", no change within the live rows.")
+            )
+        parts = [head, "\n".join(lines)]
+        for title, every in ((self.by, self.classes), ("word", self.words)):
+            rows = [[one.label, f"{one.before:.1%}", f"{one.now:.1%}", f"{one.p_value:.2g}"] for one in every if one.p_value < LEVEL]
+            if rows:
+                parts.append(table([title, "before", "now", "p"], rows[:_SHOWN]))
+        if self.shift.p_value < LEVEL:
+            parts.append(
+                "Furthest from what was there:\n" + "\n".join(f"  row {one['row']:,}: {one['text'][:90]!r}" for one in self.moved[:5])
+            )
+        return "\n\n".join(parts)
 
-    def _differs(self) -> bool:
-        squares = sum(square for row in self._rows for _, square in row)
-        variance = max(squares / self.count - self.mean**2, 0.0)
-        old_count, old_total = 0, 0.0
-        bound = np.log(2 * np.log(max(self.count, 3)) / self.delta)
-        for level in range(len(self._rows) - 1, -1, -1):
-            for total, _ in reversed(self._rows[level]):
-                old_count, old_total = old_count + (1 << level), old_total + total
-                new_count = self.count - old_count
-                if old_count < 5 or new_count < 5:
-                    continue
-                inverse = 1 / old_count + 1 / new_count
-                reach = np.sqrt(2 * inverse * variance * bound) + 2 / 3 * inverse * bound
-                if abs(old_total / old_count - (self.total - old_total) / new_count) > reach:
-                    return True
-        return False
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return {
+            "stored": self.stored.source, "live": self.live.source, "rows": [len(self.stored), len(self.live)], "model": self.vectors.model,
+            "changed": self.changed, "reasons": self.reasons, "mmd": self.shift.mmd, "p_value": self.shift.p_value, "by": self.by,
+            "classes": [asdict(one) for one in self.classes], "words": [asdict(one) for one in self.words],
+            "confidence": asdict(self.confidence) if self.confidence else None, "moved": list(self.moved),
+        }  # fmt: skip
 
-    def _forget(self) -> None:
-        """Drop the oldest sum."""
-        while not self._rows[-1]:
-            self._rows.pop()
-        level = len(self._rows) - 1
-        total, _ = self._rows[level].pop()
-        self.count, self.total = self.count - (1 << level), self.total - total
-        while len(self._rows) > 1 and not self._rows[-1]:
-            self._rows.pop()
+
+def drift(
+    stored: Rows, live: Rows, vectors: Vectors, *, answers: tuple[Sequence[Answer], Sequence[Answer]] | None = None, seed: int = 0
+) -> Drifted:
+    """Compare rows that came in since with stored ones: what the texts mean, their words, the shares of classes, how sure the answers are.
+
+    vectors: of `stored`, and of `live` in the place of `against`, from `quality.vectors.vectors`
+    answers: a branch's to both, one label each; without them the rows' own labels are compared, where both sides have them
+    Raises: OptionError for fewer than ten rows on a side, or vectors of other rows.
+
+    >>> import trunkline as tl  # doctest: +SKIP
+    >>> print(tl.drift(old, new, tl.vectors(old, new, model="minilm")))  # doctest: +SKIP
+    """
+    if (len(vectors.rows), len(vectors.against)) != (len(stored), len(live)):
+        raise OptionError(
+            f"vectors of {len(vectors.rows):,} and {len(vectors.against):,} rows: there are {len(stored):,} stored and {len(live):,} live ones. "
+            "Make them of the same rows, in the same order."
+        )
+    found = shift(vectors.rows, vectors.against, seed=seed)
+    given = (
+        [[str(one.value) for one in side] for side in answers] if answers else [[label_of(row) for row in side] for side in (stored, live)]
+    )
+    by = "answer" if answers else "label"
+    told = all(len(side) and all(side) for side in given) and max(len(set(side)) for side in given) <= len(live)
+    before, now = ([words_of(text_of(row)) for row in side] for side in (stored, live))
+    return Drifted(
+        stored, live, vectors, found, by, tuple(class_shift(*given)) if told else (), tuple(word_shift(before, now)),
+        _confidence(*answers) if answers else None, _moved(stored, live, vectors, found, given[1] if told else [""] * len(live)),
+    )  # fmt: skip
+
+
+def _confidence(stored: Sequence[Answer], live: Sequence[Answer]) -> Confidence | None:
+    """None where a branch says no probability. ADWIN reads the live rows in their order, each once."""
+    before, now = ([one.probability for one in side if one.probability is not None] for side in (stored, live))
+    if not before or not now:
+        return None
+    window = Adwin()
+    cut = [window.add(min(1.0, max(0.0, value))) for value in now]
+    changed = len(now) - window.count + 1 if any(cut) else None  # what the window has left begins where the last change was
+    return Confidence(float(np.mean(before)), float(np.mean(now)), changed)
+
+
+def _moved(stored: Rows, live: Rows, vectors: Vectors, found: Shift, labels: Sequence[str]) -> tuple[dict[str, Any], ...]:
+    centre = vectors.rows.mean(0)
+    ready, known = (unit(side - centre).astype(np.float32) for side in (vectors.against[found.moved], vectors.rows))
+    nearest = (ready @ known.T).argmax(1)
+    return tuple(
+        {"row": at + 1, "text": text_of(live[at]), "label": labels[at], "other": text_of(stored[near]), "other_row": near + 1}
+        for at, near in zip(found.moved.tolist(), nearest.tolist())
+    )

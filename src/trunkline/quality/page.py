@@ -35,9 +35,9 @@ _CONTROLS = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} |
 def render(found: Checked, language: str = "en", *, command: str = "") -> str:
     """The page. command: what applies decided changes, shown at its end. Raises: OptionError for a language that is not "en" or "zh"."""
     words = Words(language)
-    script = _asset("check.js")
+    script = asset("check.js")
     drawn = _map(found, words)
-    return _template().render(
+    return template("check.html.j2").render(
         t=words,
         language={"zh": "zh-CN"}.get(language, language),
         found=found,
@@ -47,7 +47,7 @@ def render(found: Checked, language: str = "en", *, command: str = "") -> str:
         drawn=len(drawn["dots"]) if drawn else 0,
         script=Markup(script),
         script_sum=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=Markup(_asset("check.css")),
+        style=Markup(asset("check.css")),
         command=command,
     )
 
@@ -107,24 +107,27 @@ def _map(found: Checked, words: Words) -> dict[str, Any] | None:
     names = sorted(set(labels), key=lambda name: (-labels.count(name), name)) if len(set(labels)) <= 1000 else []
     ids = {name: at for at, name in enumerate(names)}
     dots = [
-        [round(float(x), 4), round(float(y), 4), ids.get(labels[at], -1), marked.get(at, -1), at + 1, _clean(found.rows[at]["text"])[:200]]
+        [round(float(x), 4), round(float(y), 4), ids.get(labels[at], -1), marked.get(at, -1), at + 1, clean(found.rows[at]["text"])[:200]]
         for at, (x, y) in zip(chosen.tolist(), where)
     ]
     return {"labels": names, "kinds": [words(section.title) for section in kinds], "none": words("not marked"), "dots": dots}
 
 
-def _clean(text: Any) -> str:
+def clean(text: Any) -> str:
+    """A text as pages show it: control characters as pictures, cut after 500 characters."""
     shown = str(text).translate(_CONTROLS).strip()
     return shown if len(shown) <= _TEXT else shown[:_TEXT] + "…"
 
 
 @functools.cache
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file of this folder."""
     return importlib.resources.files(__package__).joinpath(name).read_text("utf-8")
 
 
 @functools.cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A page of this folder, which escapes what it is given."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(clean=_clean)
-    return environment.from_string(_asset("check.html.j2"))
+    environment.filters.update(clean=clean)
+    return environment.from_string(asset(name))
