@@ -9,6 +9,7 @@ Every random number of step n comes from the seed and n alone, so a run that was
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -40,12 +41,15 @@ from trunkline.errors import DataError, OptionError, TrainingError
 from trunkline.model.batches import by_length
 from trunkline.progress import timed
 from trunkline.states.collate import collate
+from trunkline.train import machine
 from trunkline.train.checkpoint import Checkpoints, Tensors
 from trunkline.train.fit import optimizer_tensors, restore_optimizer
 from trunkline.train.signals import held
 from trunkline.types import Batch, Row
 
 _BAD = 3
+_TOKENS_AT_ONCE, _TOKENS_ON_A_GPU = {"cpu": 512}, 16_384
+"""Tokens, prompts included, of a part of a minibatch."""
 _SAMPLES = 2
 
 
@@ -80,6 +84,7 @@ class Loop:
         checkpoints: Checkpoints | None,
     ) -> None:  # fmt: skip
         check_policy(start)
+        machine.give_back_at_once()
         if not rows:
             raise DataError("no prompts: give at least one row with a text.")
         self.start, self.rows, self.goal, self.settings, self.checkpoints = start, list(rows), goal, settings, checkpoints
@@ -180,7 +185,7 @@ class Loop:
         self.start.network.eval()
         for indices in by_length([len(item.tokens[0]) for item in rollouts.items]):
             batch, counts = self._batch(rollouts, indices), mask[indices]
-            ours = token_scores(self.policy.network, batch, temperature=self.settings.temperature)
+            ours = token_scores(self.policy.network, batch, temperature=self.settings.temperature, with_entropy=True)
             theirs = token_scores(self.start.network, batch, temperature=self.settings.temperature)
             found = [(policy, ours.log_probability), (entropy, ours.entropy), (reference, theirs.log_probability)]
             if self.value is not None:
@@ -218,25 +223,43 @@ class Loop:
     def minibatch(self, found: Experience, advantages: torch.Tensor, indices: np.ndarray) -> dict[str, float]:
         """One optimizer step, skipped where a ratio is out of all proportion or a gradient is no finite number."""
         mask = found.mask[indices]
-        batch = self._batch(found.rollouts, indices)
+        weights, tokens = _weights(self.goal.weights, mask), max(int(mask.sum()), 1)
         self.optimizer.zero_grad(set_to_none=True)
-        scores = token_scores(self.policy.network, batch, temperature=self.settings.temperature, with_entropy=self.settings.entropy > 0)
-        old, reference, gained = (grid[indices][mask].to(self.device) for grid in (found.policy, found.reference, advantages))
-        weights = _weights(self.goal.weights, mask).to(self.device)
-        loss, told = self._policy_loss(scores.log_probability, old, reference, gained, weights)
-        loss = loss - self.settings.entropy * (weights * scores.entropy).sum()
+        told = [
+            self.part(found, advantages, indices[some], weights[some], int(mask[some].sum()) / tokens)
+            for some in self._parts(found, indices)
+        ]
+        whole = _joined(told)
+        if self.guard.allows(whole["ratio_low"], whole["ratio_high"]):
+            self._take()
+        else:
+            whole["skipped"] = 1.0
+        return whole
+
+    def part(
+        self, found: Experience, advantages: torch.Tensor, indices: np.ndarray, weights: torch.Tensor, share: float
+    ) -> dict[str, float]:  # fmt: skip
+        """Add the gradient of some answers of a minibatch. weights: of their tokens in its loss (B, A); share: of its tokens that are theirs."""
+        mask, batch, settings = found.mask[indices], self._batch(found.rollouts, indices), self.settings
+        scores = token_scores(self.policy.network, batch, temperature=settings.temperature, with_entropy=settings.entropy > 0)
+        old, reference, gained, flat = (
+            grid[mask].to(self.device) for grid in (found.policy[indices], found.reference[indices], advantages[indices], weights)
+        )
+        loss, told = self._policy_loss(scores.log_probability, old, reference, gained, flat)
+        loss = loss - settings.entropy * (flat * scores.entropy).sum()
         if self.value is not None and found.returns is not None:
             values = self.value(self._states(batch, scores.hidden))
             was, returns = (grid[indices][mask].to(self.device) for grid in (found.values, found.returns))
-            of_value, told["value_clipped"] = value_loss(
-                values, was, returns, torch.ones_like(returns, dtype=torch.bool), self.settings.value_clip
-            )
-            loss, told["value_loss"] = loss + of_value, float(of_value.detach())
-        if self.guard.allows(told["ratio_low"], told["ratio_high"]):
-            self._take(loss)
-        else:
-            told["skipped"] = 1.0
-        return told
+            of_value, told["value_clipped"] = value_loss(values, was, returns, torch.ones_like(returns, dtype=torch.bool), settings.value_clip)
+            loss, told["value_loss"] = loss + share * of_value, float(of_value.detach())
+        loss.backward()
+        return told | {"share": share}
+
+    def _parts(self, found: Experience, indices: np.ndarray) -> list[np.ndarray]:
+        """The places of a minibatch in as many parts as keep each to so many tokens: what is kept for the way back is as large as a part."""
+        tokens = sum(len(found.rollouts.items[at].tokens[0]) for at in indices)
+        most = _TOKENS_AT_ONCE.get(self.device.type, _TOKENS_ON_A_GPU)
+        return np.array_split(np.arange(len(indices)), min(math.ceil(tokens / most), len(indices)))
 
     def _policy_loss(
         self, new: torch.Tensor, old: torch.Tensor, reference: torch.Tensor, advantages: torch.Tensor, weights: torch.Tensor
@@ -247,10 +270,9 @@ class Loop:
         loss = found.loss
         if self.goal.kl_in == "loss":
             loss = loss + self.coefficient.value * (weights * kl_k3(new, reference)).sum()
-        return loss, told | {"policy_loss": float(found.loss.detach()), "alarm": float(found.low < ALARM[0] or found.high > ALARM[1])}
+        return loss, told | {"policy_loss": float(found.loss.detach())}
 
-    def _take(self, loss: torch.Tensor) -> None:
-        loss.backward()
+    def _take(self) -> None:
         of_policy = [p for name, p in self.learned.items() if not name.startswith("value.")]
         of_value = [p for name, p in self.learned.items() if name.startswith("value.")]
         norms = [torch.nn.utils.clip_grad_norm_(group, self.settings.clip_gradient) for group in (of_policy, of_value) if group]
@@ -317,14 +339,22 @@ class Loop:
 
 
 def _weights(kind: str, mask: torch.Tensor) -> torch.Tensor:
-    """(M,): of each token in the sum that is the loss."""
+    """(B, A): of each token in the sum that is the loss, where the mask has one."""
     lengths = mask.sum(1, keepdim=True)
     if kind == "tokens":
         found = torch.full(mask.shape, 1 / max(int(lengths.sum()), 1))
     else:
         found = torch.full(mask.shape, 1 / len(mask))
         found = found / lengths.clamp(min=1) if kind == "within" else found
-    return found[mask]
+    return found
+
+
+def _joined(told: Sequence[dict[str, float]]) -> dict[str, float]:
+    """What the parts of a minibatch said, together: sums of what each adds to the loss, means over tokens, extremes."""
+    found = {name: sum(one["share"] * one[name] for one in told) for name in told[0] if name != "share"}
+    found["policy_loss"] = sum(one["policy_loss"] for one in told)
+    low, high = min(one["ratio_low"] for one in told), max(one["ratio_high"] for one in told)
+    return found | {"ratio_low": low, "ratio_high": high, "alarm": float(low < ALARM[0] or high > ALARM[1])}
 
 
 def _summary(told: Sequence[dict[str, float]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ text, whose stack is taken out: it is called with hidden states and gives logits
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,8 +25,8 @@ from trunkline.model.stacks import at, shared
 from trunkline.model.weights import weight_files
 from trunkline.types import IGNORE, Batch, Output
 
-_LOGITS_AT_ONCE = 1 << 24
-"""Logits are made and used in pieces of about so many numbers (64 MB), so that memory does not grow with the batch."""
+_LOGITS_AT_ONCE = 1 << 22
+"""Logits are made and used in pieces of about so many numbers (16 MB), so that memory does not grow with the batch."""
 _OUTPUT = "lm_head.weight"
 _OLD_NAMES = {_OUTPUT: "embed_out.weight"}
 
@@ -112,17 +113,23 @@ class LanguageHead(nn.Module):
 
 def log_probabilities(model: LanguageModel, hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """hidden (M, D), wanted (M,) token ids -> (M,) float32: the log-probability of each, in pieces, so that (M, V) never exists."""
+    return scored(model, hidden, wanted, 1.0, entropy=False)[0]
+
+
+def scored(
+    model: LanguageModel, hidden: torch.Tensor, wanted: torch.Tensor, temperature: float, *, entropy: bool
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """The same with logits divided by the temperature, and the entropy of each (M,) in nats where it is asked for: without, zeros."""
     size = max(1, _LOGITS_AT_ONCE // model.shell.config.get_text_config().vocab_size)
     trained = any(p.requires_grad for p in model.shell.parameters())
     found = []
     for states, ids in zip(hidden.split(size), wanted.split(size)):
-        if not torch.is_grad_enabled():
-            found.append(_log_probability(model, states, ids))
-        elif trained:
-            found.append(checkpoint(_log_probability, model, states, ids, use_reentrant=False))
+        if torch.is_grad_enabled() and trained:
+            found.append(checkpoint(_plain, model, states, ids, temperature, entropy, use_reentrant=False))
         else:
-            found.append(_Piece.apply(states, ids, model))
-    return torch.cat(found) if found else hidden.new_zeros(0)
+            found.append(_Piece.apply(states, ids, model, temperature, entropy))
+    logs, entropies = zip(*found) if found else ((hidden.new_zeros(0),), (hidden.new_zeros(0),))
+    return torch.cat(logs), torch.cat(entropies)
 
 
 def likelihood(out: Output, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -132,30 +139,60 @@ def likelihood(out: Output, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
     return nll, torch.bincount(at, minlength=rows)
 
 
-def _log_probability(model: LanguageModel, hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    return -functional.cross_entropy(model.logits(hidden).float(), wanted, reduction="none")
+def _plain(
+    model: LanguageModel, hidden: torch.Tensor, wanted: torch.Tensor, temperature: float, entropy: bool
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    every = functional.log_softmax(_wide(model.logits(hidden)) / temperature, -1)
+    logs = every.gather(1, wanted[:, None])[:, 0]
+    return logs, -(every.exp() * every).sum(-1) if entropy else torch.zeros_like(logs)
 
 
 class _Piece(torch.autograd.Function):
-    """Log-probabilities whose gradient is worked out while the logits are there, and kept instead of them: (M, D) for (M, V).
+    """Log-probabilities and entropies whose gradient is worked out while the logits are there, and kept instead of them: (M, D) for (M, V).
 
-    Nothing below the hidden states reads the output layer, and each log-probability depends on one row of them, so what comes from above
-    is only a factor for each row. Source: Hsu et al. 2024 (Liger kernel), section 3.2, where the loss is fused in the same way.
+    Nothing below the hidden states reads the output layer, and each number depends on one row of them, so what comes from above is only a
+    factor for each row. Beside the logits there is one more tensor of their size, in which all is worked out, or two with an entropy.
+    Source: Hsu et al. 2024 (Liger kernel), section 3.2, where the loss is fused in the same way.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, wanted: torch.Tensor, model: LanguageModel) -> torch.Tensor:
-        with torch.enable_grad():
-            leaf = hidden.detach().requires_grad_()
-            found = _log_probability(model, leaf, wanted)
-            (gradient,) = torch.autograd.grad(found.sum(), leaf)
-        ctx.save_for_backward(gradient)
-        return found.detach()
+    def forward(
+        ctx: Any, hidden: torch.Tensor, wanted: torch.Tensor, model: LanguageModel, temperature: float, entropy: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        with torch.set_grad_enabled(ctx.needs_input_grad[0]):
+            leaf = hidden.detach().requires_grad_(ctx.needs_input_grad[0])
+            logits = model.logits(leaf)
+        with torch.no_grad():
+            every = functional.log_softmax(_wide(logits) if temperature == 1 else _wide(logits) / temperature, -1)
+            logs = every.gather(1, wanted[:, None])[:, 0]
+            spread = -(every.exp().mul_(every)).sum(-1) if entropy else torch.zeros_like(logs)
+        if ctx.needs_input_grad[0]:
+            kept = [torch.autograd.grad(logits, leaf, one.to(logits.dtype), retain_graph=True)[0]
+                    for one in _slopes(every, wanted, temperature, spread if entropy else None)]  # fmt: skip
+            ctx.save_for_backward(*kept)
+        return logs, spread
 
     @staticmethod
-    def backward(ctx: Any, above: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * above[:, None].to(gradient.dtype), None, None
+    def backward(ctx: Any, *above: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
+        parts = [one[:, None].to(kept.dtype) * kept for one, kept in zip(above, ctx.saved_tensors)]
+        return sum(parts[1:], parts[0]), None, None, None, None
+
+
+def _slopes(every: torch.Tensor, wanted: torch.Tensor, temperature: float, entropy: torch.Tensor | None) -> Iterator[torch.Tensor]:
+    """By the logits (M, V), one after the other: the slope of each log-probability, and of each entropy. `every`, all log-probabilities, is used up."""
+    if entropy is not None:
+        of_entropy = (every + entropy[:, None]).mul_(every.exp()).mul_(-1 / temperature)
+    share = every.exp_()
+    rows = torch.arange(len(wanted), device=wanted.device)
+    slope = share.neg_()
+    slope[rows, wanted] += 1
+    yield slope.div_(temperature)
+    if entropy is not None:
+        yield of_entropy
+
+
+def _wide(logits: torch.Tensor) -> torch.Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 class _Given(nn.Module):
