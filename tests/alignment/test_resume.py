@@ -25,6 +25,15 @@ def test_kills_while_writing_and_while_learning_change_no_byte(tmp_path):
     assert json.loads(done.stdout.splitlines()[-1]) == {"kills": 4, "identical": 4, "steps": 5}
 
 
+def test_a_history_is_the_same_whether_or_not_it_went_through_a_checkpoint(tiny_folder, tmp_path):
+    """Its names too come in one order, so that what is written of it is the same bytes."""
+    branch, told = start(tiny_folder("gpt2")), {**TOY, "answers": 4, "minibatch": 4, "epochs": 1, "steps": 2, "checkpoint_seconds": 0.0}
+    with Checkpoints(tmp_path / "c", {}) as kept:
+        alone = learn(branch, PROMPTS, count, ppo.GOAL, ppo.Config(**told), checkpoints=kept)
+        again = learn(branch, PROMPTS, count, ppo.GOAL, ppo.Config(**told), checkpoints=kept)
+    assert json.dumps(again.history) == json.dumps(alone.history)
+
+
 def test_a_checkpoint_of_other_settings_is_refused(tiny_folder, tmp_path):
     branch = start(tiny_folder("gpt2"))
     settings = ppo.Config(**{**TOY, "steps": 1, "answers": 4, "minibatch": 4, "epochs": 1})

@@ -159,7 +159,7 @@ class Loop:
                     entry |= self.update(found)
                 self._stop_if(self.guard.skipped_out)
                 self.coefficient.update(entry["kl"])
-            progress.history.append(entry | {"seconds": seconds})
+            progress.history.append(_in_order(entry | {"seconds": seconds}))
             progress.step += 1
             progress.done |= last
             progress.coefficient, progress.scale, progress.guard = self.coefficient.value, asdict(self.scale), self.guard.to_json()
@@ -250,7 +250,9 @@ class Loop:
         if self.value is not None and found.returns is not None:
             values = self.value(self._states(batch, scores.hidden))
             was, returns = (grid[indices][mask].to(self.device) for grid in (found.values, found.returns))
-            of_value, told["value_clipped"] = value_loss(values, was, returns, torch.ones_like(returns, dtype=torch.bool), settings.value_clip)
+            of_value, told["value_clipped"] = value_loss(
+                values, was, returns, torch.ones_like(returns, dtype=torch.bool), settings.value_clip
+            )
             loss, told["value_loss"] = loss + share * of_value, float(of_value.detach())
         loss.backward()
         return told | {"share": share}
@@ -363,6 +365,13 @@ def _summary(told: Sequence[dict[str, float]]) -> dict[str, Any]:
     found["ratio_low"], found["ratio_high"] = min(one["ratio_low"] for one in told), max(one["ratio_high"] for one in told)
     found["skipped"], found["alarm"] = int(sum(one["skipped"] for one in told)), int(sum(one["alarm"] for one in told))
     return found
+
+
+def _in_order(value: Any) -> Any:
+    """With the names in the order in which a checkpoint gives them back, so that a run that goes on has the very history of one left alone."""
+    if isinstance(value, dict):
+        return {name: _in_order(value[name]) for name in sorted(value)}
+    return [_in_order(one) for one in value] if isinstance(value, list) else value
 
 
 def _samples(found: Experience) -> list[dict[str, Any]]:
