@@ -110,9 +110,11 @@ class Spec:
     """What a task was told and what it learned from the rows (labels, weights). Each task adds its own fields.
 
     kind: how its answers are compared (evaluation/kinds/); backbones: the kinds of backbone that it can stand on
+    together: whether the loss of a row reads the other rows of its batch, so that by itself no batch is computed in parts
     """
 
     kind: ClassVar[str] = "single"
+    together: ClassVar[bool] = False
     backbones: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "encoder-decoder")
     task: str = ""
     max_tokens: int = 256

@@ -20,6 +20,7 @@ from trunkline.model.backbone import load_backbone
 from trunkline.model.network import Network
 from trunkline.states.collate import collate
 from trunkline.states.held import HeldStates
+from trunkline.train import fit as fit_module
 from trunkline.train.fit import Data, fit
 from trunkline.train.settings import Settings
 from trunkline.types import Rows
@@ -115,6 +116,31 @@ def test_a_batch_says_what_each_answer_says_alone(family, task, tiny_folder):
     assert np.allclose(found.ratios.detach().numpy(), 0.0, atol=1e-4), "the policy begins as the reference"
     live = collate(items, start.source(), spec, start.backbone.tokenizer.pad_id)
     assert torch.allclose(start.network(live).logits, out.logits, atol=1e-5), "cached = live"
+
+
+@pytest.mark.parametrize("goal", [dpo, ipo, orpo])
+def test_a_step_in_parts_is_the_step_of_the_whole_batch(goal, tiny_folder):
+    """Of pairs of very different lengths: each pair weighs the same, however many tokens it has."""
+    data, learned = rows(8), []
+    uneven = [{**row, "text_b": row["text_b"] * (1 + at % 4), "rejected": row["rejected"] * (1 + at % 3)} for at, row in enumerate(data)]
+    for parts in (1, 4):
+        start = start_of(tiny_folder("llama"))
+        spec, items, states = ready(goal, start, uneven)
+        told = Settings(epochs=1, batch_size=8, accumulate=parts, optimizer="sgd", warmup=0.0, precision="float32", clip=None)
+        fit(start.network, Data(items, items[:2], states, spec), told, learning_rate=0.1, seed=0)
+        learned.append([p.detach().clone() for p in start.network.learned().values()])
+    moved = max(float((p.detach() - q).abs().max()) for p, q in zip(start_of(tiny_folder("llama")).network.learned().values(), learned[0]))
+    assert moved > 1e-4
+    assert max(float((p - q).abs().max()) for p, q in zip(*learned)) < 1e-3 * moved
+
+
+@pytest.mark.parametrize(("goal", "parts"), [(dpo, 8), (kto, 1)])
+def test_steps_are_computed_in_parts_but_for_kto_whose_drift_is_of_the_batch(goal, parts, tiny_folder, monkeypatch):
+    monkeypatch.setitem(fit_module._TOKENS_AT_ONCE, "cpu", 1)
+    start = start_of(tiny_folder("llama"))
+    spec, items, states = ready(goal, start, rows(8, task=goal.READS))
+    loop = fit_module._Loop(start.network, Data(items[:8], items[:2], states, spec), Settings(batch_size=8), 1e-3, 0, None)
+    assert len(loop.parts(np.arange(8))) == parts
 
 
 @pytest.mark.parametrize("goal", [dpo, ipo, kto, orpo])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 
@@ -24,6 +25,7 @@ READS = "generate"
 class TaskSpec(PairSpec):
     """liked, disliked: the weight of each kind of answer; where one is rarer, weigh it more, so that both come to about the same."""
 
+    together: ClassVar[bool] = True  # the drift is one of the batch
     task: str = "kto"
     liked: float = 1.0
     disliked: float = 1.0

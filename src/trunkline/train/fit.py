@@ -174,7 +174,7 @@ class _Loop:
                 "model's own and stays as it is. Use 'full' or 'lora', and a depth of 1 or more."
             )
         objective = Objective() if data.loss else make(settings.objective, data.spec.kind)
-        self.together = alike or data.loss is not None or type(objective) is not Objective
+        self.together = alike or data.spec.together or data.loss is not None or type(objective) is not Objective
         self.tokens = np.array([sum(map(len, item.tokens)) for item in data.train])
         self.most_tokens = _TOKENS_AT_ONCE.get(self.device.type, _TOKENS_ON_A_GPU)
         self.weights = _weights(network, data)
@@ -321,9 +321,9 @@ class _Loop:
 
 
 def _weights(network: Network, data: Data) -> np.ndarray:
-    """(N,) how much each row weighs in the loss of a batch: all alike, or by the tokens that count where the loss is the mean over these."""
+    """(N,) how much each row weighs in the loss of a batch: all alike (pairs of answers too), or by the tokens that count where the loss is their mean."""
     head: Any = network.head
-    if not isinstance(head, LanguageHead) or data.loss is not None:
+    if not isinstance(head, LanguageHead) or data.spec.kind != "likelihood" or data.loss is not None:
         return np.ones(len(data.train))
     moved = 1 if head.model is not None and head.model.kind == "decoder" else 0  # nothing stands before the first
     return np.array([np.count_nonzero(np.asarray(item.target)[..., moved:] != IGNORE) for item in data.train])
