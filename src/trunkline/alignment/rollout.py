@@ -129,13 +129,14 @@ def _decoder(policy: Branch, asked: Sequence[Item], spec: Any) -> Iterator[tuple
 def _encoder_decoder(policy: Branch, asked: Sequence[Item], spec: Any) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Source ids, answer ids, and the states (T, D) of the source at the encoder's cut."""
     source: Any = policy.source()
-    states = source.read([item.tokens[0] for item in asked])
-    held = HeldStates.of({item.tokens[0].key: one for item, one in zip(asked, states)})
+    texts = {item.tokens[0].key: item.tokens[0] for item in asked}  # a group of answers has one source
+    found = dict(zip(texts, source.read(list(texts.values()))))
+    held = HeldStates.of(found)
     batch = collate(list(asked), held, spec, policy.backbone.tokenizer.pad_id).to(policy.backbone.device)
     writer = policy.network.writer()
     ids = writer.draw(policy.network.begun(batch), spec).cpu().numpy()
     for row, item in enumerate(asked):
-        yield item.tokens[0].ids, _answer(ids[row], spec.max_new_tokens, writer.ends), states[row]
+        yield item.tokens[0].ids, _answer(ids[row], spec.max_new_tokens, writer.ends), found[item.tokens[0].key]
 
 
 def _prompts(asked: Sequence[Item], mask: torch.Tensor, spec: Any) -> Any:
