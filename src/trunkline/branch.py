@@ -23,7 +23,6 @@ from trunkline.errors import ArtefactError, OptionError
 from trunkline.evaluation.report import Report
 from trunkline.model.backbone import ALL, Backbone, Depth, load_backbone
 from trunkline.model.batches import by_length
-from trunkline.model.export import export, import_adapter
 from trunkline.model.network import Network
 from trunkline.model.precision import PRECISIONS
 from trunkline.model.writing.chat import template_id
@@ -112,7 +111,7 @@ class Branch:
 
         Raises: ArtefactError when the adapter cannot be read, OptionError that names one of its layers that is below the cut.
         """
-        found = import_adapter(backbone, folder)
+        found = names.adapters().import_adapter(backbone, folder)
         config = names.method("lora").Config(**found.options)
         branch = cls.new(backbone, spec, "lora", config, found.depth if depth is None else depth, states)
         found.into(branch.network)
@@ -123,7 +122,7 @@ class Branch:
 
         Raises: OptionError where PEFT has no form for it.
         """
-        return export(self.network, self.spec, folder)
+        return Path(names.adapters().export(self.network, self.spec, folder))
 
     def save(self, folder: str | Path) -> Path:
         """Write the branch, all at once, in place of a branch that was there."""

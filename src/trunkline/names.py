@@ -65,6 +65,11 @@ def goal(name: str) -> ModuleType:
     return _module("goal", name, GOALS)
 
 
+def adapters() -> Any:
+    """The module that writes PEFT adapters and reads them. Its own import takes 2 s and 90 MB, and most runs have no adapter."""
+    return import_module("trunkline.model.export")
+
+
 def branch(folder: str) -> Any:
     """A saved branch, for a module that seldom needs one and starts without torch otherwise. Raises: ArtefactError as `branch.load`."""
     return import_module("trunkline.branch").load(folder)

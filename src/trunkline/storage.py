@@ -20,7 +20,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -52,8 +52,8 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Put `data` at `path`: after a crash at any moment the old content is there, or the new, never a part."""
+def write_file(path: Path, data: bytes | Sequence[memoryview]) -> None:
+    """Put `data`, or its pieces one after another, at `path`: after a crash at any moment the old content is there, or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -254,10 +254,10 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
 
 
 # The five steps of every write, one function each, so that the tests can stop the process before and after any of them.
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes | Sequence[memoryview]) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+        file.writelines([data] if isinstance(data, bytes) else data)
         file.flush()
         os.fsync(file.fileno())
 

@@ -7,13 +7,15 @@ What a shard holds, for n texts with sum_T tokens in all and width D:
     keys     (n, 16)     uint8                          tokens  (sum_T,) int32
     types    (sum_T,)    int8 segment ids, -1 in a text that has none; left out where no text has any
 
-and the trunk's id as metadata. The file's name carries the first 16 digits of its SHA-256. It is written by the safetensors
-library and read by a strict parser of our own: random reads through the library's slices are 30x slower.
+and the trunk's id as metadata. The file's name carries the first 16 digits of its SHA-256. Its bytes are those that the safetensors
+library would write, which makes three copies of a shard on the way; it is read by a strict parser of our own, since random reads
+through the library's slices are 30x slower.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import re
@@ -24,18 +26,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
 
 from trunkline.errors import StatesError
 from trunkline.states.index import KEY_BYTES, as_keys
 from trunkline.states.quantise import DTYPES, pack, pool, unpack
-from trunkline.storage import from_json, sha256
+from trunkline.storage import from_json
 from trunkline.types import Tokens
 
 SHARD_NAME = re.compile(r"states-([0-9a-f]{16})\.safetensors")
 _MAX_HEADER_BYTES = 1 << 20  # seven entries and one id need less than 1 kB
 _NO_TYPES = -1
-_NUMPY = {"F32": "<f4", "F16": "<f2", "I8": "i1", "I32": "<i4", "I64": "<i8", "U8": "u1"}
+_NUMPY = {"I64": "<i8", "F32": "<f4", "I32": "<i4", "F16": "<f2", "I8": "i1", "U8": "u1"}
+"""In the order in which the library puts the sections in a file."""
 
 
 class DamagedShardError(Exception):
@@ -110,23 +112,26 @@ class Draft:
         """(n,) keys of the texts, as `KeyIndex` takes them."""
         return as_keys([part.tokens.key for part in self.parts])
 
-    def to_file(self) -> tuple[Entry, bytes]:
-        """The manifest line and the bytes of the finished shard: the same texts in the same order give the same bytes."""
+    def to_file(self) -> tuple[Entry, list[memoryview]]:
+        """The manifest line and the bytes of the finished shard, in pieces: the same texts in the same order give the same bytes."""
         lengths = [len(part.tokens) for part in self.parts]
-        tensors = {
-            "states": np.concatenate([part.stored for part in self.parts]),
-            "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            "tokens": np.concatenate([part.tokens.ids for part in self.parts]).astype(np.int32),
-            "keys": self.keys().view(np.uint8).reshape(-1, KEY_BYTES),
-            "pooled": np.stack([part.pooled for part in self.parts]),
+        sections: dict[str, list[np.ndarray]] = {
+            "states": [part.stored for part in self.parts],  # as they lie in memory, and not once more as one array
+            "offsets": [np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)],
+            "tokens": [np.concatenate([part.tokens.ids for part in self.parts]).astype(np.int32)],
+            "keys": [self.keys().view(np.uint8).reshape(-1, KEY_BYTES)],
+            "pooled": [np.stack([part.pooled for part in self.parts])],
         }
         if self.dtype == "int8":
-            tensors["scales"] = np.concatenate([part.scales for part in self.parts if part.scales is not None])
+            sections["scales"] = [np.concatenate([part.scales for part in self.parts if part.scales is not None])]
         if any(part.tokens.types is not None for part in self.parts):
-            tensors["types"] = np.concatenate([_types_or_mark(part.tokens) for part in self.parts])
-        data = save(tensors, metadata={"trunk": self.trunk_id})  # a second metadata key would come out in random order
-        total = sha256(data)
-        return Entry(f"states-{total[:16]}.safetensors", len(self), sum(lengths), len(data), total), data
+            sections["types"] = [np.concatenate([_types_or_mark(part.tokens) for part in self.parts])]
+        pieces, total, size = _pieces(sections, self.trunk_id), hashlib.sha256(), 0
+        for piece in pieces:
+            total.update(piece)
+            size += piece.nbytes
+        named = total.hexdigest()
+        return Entry(f"states-{named[:16]}.safetensors", len(self), sum(lengths), size, named), pieces
 
 
 class Shard:
@@ -213,6 +218,24 @@ class Shard:
         if found.nbytes and _pread(self._descriptor, found, section.at + start * step) != found.nbytes:
             raise StatesError(f"{self.entry.name}: was cut while it was open. Open the store again; `encode` makes the lost rows anew.")
         return found
+
+
+def _pieces(sections: dict[str, list[np.ndarray]], trunk_id: str) -> list[memoryview]:
+    """A safetensors file of sections that may each lie in several arrays, one below the other. Source: the format's description."""
+    formats = {np.dtype(name): known for known, name in _NUMPY.items()}
+    header: dict[str, Any] = {"__metadata__": {"trunk": trunk_id}}
+    pieces: list[memoryview] = []
+    at = 0
+    for name in sorted(sections, key=lambda name: (list(formats).index(sections[name][0].dtype), name)):
+        arrays = sections[name]
+        size = sum(array.nbytes for array in arrays)
+        shape = [sum(map(len, arrays)), *arrays[0].shape[1:]]
+        header[name] = {"dtype": formats[arrays[0].dtype], "shape": shape, "data_offsets": [at, at + size]}
+        pieces += [memoryview(np.ascontiguousarray(array)).cast("B") for array in arrays]
+        at += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return [memoryview(len(text).to_bytes(8, "little") + text), *pieces]
 
 
 def _types_or_mark(tokens: Tokens) -> np.ndarray:

@@ -226,8 +226,8 @@ class States:
             )
 
     def _write(self, draft: Draft) -> Entry:
-        entry, data = draft.to_file()
-        write_file(self.folder / entry.name, data)
+        entry, pieces = draft.to_file()
+        write_file(self.folder / entry.name, pieces)
         return entry
 
     def _entries(self) -> list[Entry]:

@@ -8,10 +8,10 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import peft
 import torch
 import transformers
 
@@ -226,6 +226,6 @@ def _versions() -> dict[str, str]:
         "trunkline": __version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "peft": peft.__version__,
+        "peft": version("peft"),
         "python": platform.python_version(),
     }
