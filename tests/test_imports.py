@@ -18,7 +18,7 @@ import trunkline.errors
 SOURCE = Path(trunkline.errors.__file__).parent
 ROOT = SOURCE.parents[1]
 LAYERS = (
-    ("errors", "types", "storage", "names", "choices", "progress", "console"),
+    ("errors", "types", "storage", "memory", "names", "choices", "progress", "console"),
     ("data", "model"),
     ("states",),
     ("tasks", "methods"),

@@ -2,6 +2,8 @@
 
 Logistic regression (one label or several), or ridge regression (a number). How strongly it is regularised is picked on the
 validation rows. Dense vectors are standardised while fitting; what comes out reads them as they are.
+
+scikit-learn is imported where a model is fitted: it brings pandas, 85 MB in all, which a run has no use for while it trains.
 """
 
 from __future__ import annotations
@@ -14,8 +16,6 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse, special
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, Ridge
 
 from trunkline.evaluation.metrics import compute
 
@@ -105,11 +105,14 @@ def goodness(truth: np.ndarray, scores: np.ndarray, spec: Any) -> float:
     return -value if metric == "mse" else value
 
 
-def _logistic(vectors: Any, truth: np.ndarray, strength: float) -> tuple[LogisticRegression, bool]:
+def _logistic(vectors: Any, truth: np.ndarray, strength: float) -> tuple[Any, bool]:
     """The fitted model, and whether it came to rest.
 
     Sparse vectors are wide: there SAGA (Defazio et al. 2014) keeps one copy of the weights, where L-BFGS keeps twenty, and is as quick.
     """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     wide = sparse.issparse(vectors)
     tol = 1e-4 if not wide else 1e-2 if len(truth) >= _MANY else 1e-3
     model = LogisticRegression(C=strength, solver="saga" if wide else "lbfgs", tol=tol, max_iter=500, random_state=0)
@@ -125,6 +128,8 @@ def _logistic(vectors: Any, truth: np.ndarray, strength: float) -> tuple[Logisti
 def _solve(vectors: Any, truth: np.ndarray, spec: Any, kind: str, strength: float) -> tuple[np.ndarray, np.ndarray, bool]:
     """weight (K, D) and bias (K,) and whether the solver came to rest."""
     if kind == "number":
+        from sklearn.linear_model import Ridge
+
         ridge = Ridge(alpha=strength, solver="sparse_cg" if sparse.issparse(vectors) else "cholesky").fit(vectors, truth)
         return np.asarray(ridge.coef_, dtype=np.float64)[None], np.array([ridge.intercept_], dtype=np.float64), True
     labels = len(spec.labels)

@@ -20,9 +20,10 @@ from transformers.utils import logging as transformers_logging
 
 from trunkline.choices import one_of
 from trunkline.errors import ModelError, OptionError
+from trunkline.memory import give_back
 from trunkline.model import configs, safety, sources
 from trunkline.model.families import Family, family
-from trunkline.model.nf4 import Nf4Linear, give_back
+from trunkline.model.nf4 import Nf4Linear
 from trunkline.model.precision import PRECISIONS, ROUNDS_INPUTS, each_length, lower
 from trunkline.model.stacks import at, bottom, joined, put, shared, top
 from trunkline.model.tokenizer import Tokenizer

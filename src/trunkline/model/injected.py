@@ -15,8 +15,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from trunkline.errors import OptionError
+from trunkline.memory import give_back
 from trunkline.model.network import Network
-from trunkline.model.nf4 import Nf4Linear, give_back
+from trunkline.model.nf4 import Nf4Linear
 from trunkline.model.precision import lower
 from trunkline.model.stacks import put
 

@@ -8,9 +8,7 @@ from a hub where the package `kernels` is there; its kernel is two to three time
 
 from __future__ import annotations
 
-import ctypes
 import math
-import sys
 from functools import cache
 from typing import Any
 
@@ -98,13 +96,6 @@ def count(*modules: nn.Module) -> int:
     parameters = {id(p): p.numel() for module in modules for p in module.parameters()}
     layers = {id(layer.packed): math.prod(layer.shape) for module in modules for layer in module.modules() if isinstance(layer, Nf4Linear)}
     return sum(parameters.values()) + sum(layers.values())
-
-
-def give_back() -> None:
-    """Hand what was freed back to the system: glibc keeps it otherwise, and the float weights that were rounded with it."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
 
 
 class _Product(torch.autograd.Function):

@@ -12,9 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from trunkline.errors import StatesError
+from trunkline.memory import give_back
 from trunkline.model.batches import TOKENS_PER_BATCH, by_length
 from trunkline.progress import Bar
 from trunkline.states.live import Trunk, run_trunk
+from trunkline.states.shard import Draft
 from trunkline.states.store import States
 from trunkline.types import Tokens
 
@@ -62,12 +64,19 @@ def encode(
             for one, hidden in zip(batch, run_trunk(trunk, batch), strict=True):
                 draft.add(one, hidden)
             if draft.bytes >= shard_bytes:
-                states.commit(draft)
-                draft = states.draft()
+                draft = _committed(draft, states)
             done, rows = done + sum(map(len, batch)), rows + len(batch)
             bar.to(done, total, f"{rows:,}/{len(new):,} rows")
-        states.commit(draft)
+        _committed(draft, states)
     return EncodeReport(rows=len(tokens), new_rows=len(new), tokens=total, seconds=time.perf_counter() - started)
+
+
+def _committed(draft: Draft, states: States) -> Draft:
+    """The next draft, once this one is a shard and its memory the system's again."""
+    states.commit(draft)
+    draft.parts.clear()
+    give_back()
+    return states.draft()
 
 
 def _batches(tokens: Sequence[Tokens], max_tokens: int) -> Iterator[list[Tokens]]:

@@ -19,6 +19,7 @@ from trunkline.evaluation.baselines import entities, preferences, ranks, spans
 from trunkline.evaluation.baselines.labels import Result, baselines
 from trunkline.evaluation.features import read_by_head, untuned
 from trunkline.evaluation.measure import truth_and_scores, written
+from trunkline.memory import give_back
 from trunkline.states.collate import Source
 from trunkline.types import Item
 
@@ -74,6 +75,7 @@ def _labels(on: Measured) -> list[Result]:
         if items
     }
     features["test"] = features[on.part]
+    give_back()
     return baselines(rows["train"], rows[on.part], branch.spec, validation=rows["validation"], features=features)
 
 

@@ -22,6 +22,7 @@ from trunkline.data import quality
 from trunkline.data.split import Split, in_parts
 from trunkline.errors import OptionError
 from trunkline.evaluation.kinds.texts import usable
+from trunkline.memory import give_back
 from trunkline.model.backbone import ALL, AUTO, Backbone, Depth, load_backbone
 from trunkline.progress import Bar, timed
 from trunkline.states.collate import Source
@@ -312,6 +313,7 @@ class Job:
             progress = fit(
                 branch.network, data, self.settings, learning_rate=rate, seed=seed, checkpoints=kept, on_step=show, solved=solved
             )
+        give_back()
         return branch, progress
 
     def _about(self, about: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
 from trunkline.errors import DataError, OptionError, unknown
 from trunkline.evaluation.linear import fit_linear
@@ -180,6 +179,8 @@ class _Block:
     """
 
     def __init__(self, analyzer: str, lengths: tuple[int, int], texts: Sequence[str]) -> None:
+        from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer  # here, as in linear.py
+
         plain: dict[str, Any] = {"alternate_sign": False, "norm": None, "dtype": np.float32}
         self.count = HashingVectorizer(analyzer=analyzer, ngram_range=lengths, token_pattern=r"(?u)\b\w+\b", **plain)
         counts = self.count.transform(texts)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from trunkline.evaluation.baselines.labels import Result
 from trunkline.types import Row
@@ -43,6 +42,8 @@ def _longer(rows: Sequence[Row]) -> np.ndarray:
 
 def _margins(train: np.ndarray, others: Sequence[np.ndarray], strength: float) -> list[np.ndarray]:
     """The margins (N,) of each of `others`: fitted on each pair both ways round, so that there are two classes and no constant."""
+    from sklearn.linear_model import LogisticRegression  # here, as in linear.py
+
     both = np.concatenate([train, -train])
     right = np.repeat([1, 0], len(train))
     fitted = LogisticRegression(C=strength, fit_intercept=False, max_iter=500, tol=1e-3).fit(both, right)
