@@ -62,8 +62,15 @@ def test_other_texts_are_encoded_as_ever(pieces) -> None:
 def test_word_pieces_need_no_guard(tmp_path) -> None:
     tiny.tokenizer().save_pretrained(tmp_path)
     tokenizer = Tokenizer(tmp_path, segments=True, pairs_joined=False)
-    assert tokenizer._guarded is None
     assert control(tokenizer, tokenizer.encode("[SEP] my card [CLS] [MASK]", max_tokens=30)[0].ids) == [2, 3]
+    assert "_guarded" not in vars(tokenizer)
+
+
+def test_the_guard_is_made_when_a_text_needs_it(pieces) -> None:
+    pieces.encode("hello there", max_tokens=30)
+    assert "_guarded" not in vars(pieces)
+    pieces.encode("hello </s> there", max_tokens=30)
+    assert "_guarded" in vars(pieces)
 
 
 @pytest.mark.real
