@@ -231,7 +231,7 @@ def _pieces(sections: dict[str, list[np.ndarray]], trunk_id: str) -> list[memory
         size = sum(array.nbytes for array in arrays)
         shape = [sum(map(len, arrays)), *arrays[0].shape[1:]]
         header[name] = {"dtype": formats[arrays[0].dtype], "shape": shape, "data_offsets": [at, at + size]}
-        pieces += [memoryview(np.ascontiguousarray(array)).cast("B") for array in arrays]
+        pieces += [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in arrays]
         at += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

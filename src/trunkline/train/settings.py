@@ -34,7 +34,7 @@ class Settings:
     batch_size: int = _say(32, "rows a step")
     accumulate: int | None = _say(
         None,
-        "parts a step is computed in, to save memory; the result is the same; none: as many as keep a part below 4,096 tokens (GPU: 65,536)",
+        "parts a step is computed in, to save memory; the result is the same; none: as many as keep a part below 2,048 tokens (GPU: 65,536)",
     )
     learning_rate: float | None = _say(None, "at the top of the schedule; none: what the method suggests")
     head_learning_rate: float | None = _say(
