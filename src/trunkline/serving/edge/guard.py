@@ -5,6 +5,7 @@ A route cannot be forgotten: what is not named in `scope_of` needs a key with th
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import secrets
@@ -88,7 +89,7 @@ class Guard:
             await request.refuse(Refused(500, "internal", "Something went wrong here. The request id finds it in the log."))
         finally:
             self.in_flight -= let_in
-            self._account(request)
+            asyncio.get_running_loop().call_soon(self._account, request)  # after the answer is on its way
 
     def _let_in(self, request: _Exchange) -> Key | None:
         """The key of a request, or None where none is asked for. Raises: Refused."""
