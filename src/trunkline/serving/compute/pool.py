@@ -19,13 +19,16 @@ import psutil
 
 from trunkline import storage
 from trunkline.errors import ArtefactError
-from trunkline.serving.compute.wire import packed, receive_from
+from trunkline.serving.compute.wire import Messages, packed
 from trunkline.serving.settings import ServeSettings
 
 log = logging.getLogger("trunkline.serving")
 _TRIES = 2
 """A request that two workers died of is not asked a third time: it may be the reason."""
 _LONGEST_PAUSE = 30.0
+_HUGE_PAGES = "glibc.malloc.hugetlb=1"
+"""Linux maps what a worker allocates in pages of 2 MB where it can. A pass over a short text reads all weights once: looking up pages of 4 KB
+is a good part of it. Other systems and C libraries do not read this."""
 _LOAD_SECONDS = 600.0
 
 
@@ -199,17 +202,21 @@ class _Worker:
         self.process: subprocess.Popen[bytes] | None = None
         self.pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._numbers = itertools.count(1)
-        self._writer: asyncio.StreamWriter | None = None
+        self._end: asyncio.WriteTransport | None = None
 
-    async def spawn(self, threads: int, settings: ServeSettings) -> asyncio.Task[None]:
+    async def spawn(self, threads: int, settings: ServeSettings) -> asyncio.Future[None]:
+        """Starts the process; what is given is done when it has ended."""
         ours, theirs = socket.socketpair()
         quiet = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+        quiet |= {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", _HUGE_PAGES)}
         command = [sys.executable, "-m", "trunkline.serving.compute.worker", str(theirs.fileno())]
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env={**os.environ, **quiet})
         theirs.close()
-        reader, self._writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+        self._end, _ = await loop.create_connection(lambda: Messages(self._take, lambda: self._ended(ended)), sock=ours)
         self._send({"threads": threads, "runtime": settings.runtime, "cache_bytes": settings.cache_mb << 20})
-        return asyncio.create_task(self._read(reader))
+        return ended
 
     async def add(self, version: Version) -> dict[str, Any]:
         told = {"do": "add", "version": version.id, "folder": str(version.folder), "model": version.model}
@@ -252,26 +259,29 @@ class _Worker:
     def kill(self) -> None:
         """End the process and take no reply from it any more."""
         self.ready = False
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        if self._end is not None:
+            self._end.close()
+            self._end = None
         if self.process is not None:
             self.process.kill()
             self.process.wait()
         self._fail()
 
     def _send(self, message: dict[str, Any]) -> None:
-        if self._writer is None or self._writer.is_closing():
+        if self._end is None or self._end.is_closing():
             raise WorkerDied
-        self._writer.write(packed(message))
+        self._end.write(packed(message))
 
-    async def _read(self, reader: asyncio.StreamReader) -> None:
-        while (reply := await receive_from(reader)) is not None:
-            future = self.pending.get(reply.pop("id"))
-            if future is not None and not future.done():
-                future.set_result(reply)
-        self.ready = False
-        self._fail()
+    def _take(self, reply: dict[str, Any]) -> None:
+        future = self.pending.get(reply.pop("id"))
+        if future is not None and not future.done():
+            future.set_result(reply)
+
+    def _ended(self, ended: asyncio.Future[None]) -> None:
+        if not ended.done():  # of a process that was replaced meanwhile the end is nobody's business
+            ended.set_result(None)
+            self.ready = False
+            self._fail()
 
     def _fail(self) -> None:
         for future in self.pending.values():

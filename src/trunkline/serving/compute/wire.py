@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any
 
 _LENGTH = struct.Struct(">I")
@@ -25,13 +26,24 @@ def receive(end: socket.socket) -> dict[str, Any] | None:
     return None if body is None else json.loads(body)
 
 
-async def receive_from(reader: asyncio.StreamReader) -> dict[str, Any] | None:
-    """The same for asyncio."""
-    try:
-        head = await reader.readexactly(_LENGTH.size)
-        return json.loads(await reader.readexactly(_LENGTH.unpack(head)[0]))
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return None
+class Messages(asyncio.Protocol):
+    """The end of the event loop: `take` is called with each message at once, and `ended` when no more can come."""
+
+    def __init__(self, take: Callable[[dict[str, Any]], None], ended: Callable[[], None]) -> None:
+        self._take, self._ended, self._came = take, ended, bytearray()
+
+    def data_received(self, data: bytes) -> None:
+        self._came += data
+        while len(self._came) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._came)[0]
+            if len(self._came) < end:
+                break
+            body = self._came[_LENGTH.size : end]
+            del self._came[:end]
+            self._take(json.loads(body))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._ended()
 
 
 def _exactly(end: socket.socket, count: int) -> bytes | None:
