@@ -18,7 +18,7 @@ from trunkline.model.batches import TOKENS_PER_BATCH, by_length
 from trunkline.quality.bounds import Bounds
 from trunkline.serving.compute.cache import StatesCache
 from trunkline.serving.compute.taps import Taps
-from trunkline.serving.compute.upper import Stack, Upper, alike
+from trunkline.serving.compute.upper import Lifted, Stack, Upper, alike
 from trunkline.states.collate import collate
 from trunkline.states.quantise import as_stored
 from trunkline.types import Answer, Batch, Item, Output, Tokens
@@ -70,13 +70,21 @@ class _Seen:
     def __init__(self) -> None:
         self.passes: list[tuple[dict[int, torch.Tensor], torch.Tensor]] = []
         self.place: dict[tuple[str, bytes], tuple[int, int]] = {}
+        self._keys: dict[tuple[str, int], tuple[str, bytes]] = {}
         self.kept: dict[tuple[str, bytes], dict[int, torch.Tensor]] = {}
         self.stacked: dict[tuple[int, int], torch.Tensor] = {}
-        self.lifted: dict[tuple[str | None, int | None, int, tuple[int, ...]], torch.Tensor] = {}
+        self.lifted: dict[tuple[str | None, int | None, int, tuple[int, ...]], Lifted] = {}
+
+    def key(self, tenant: str, tokens: Tokens) -> tuple[str, bytes]:
+        """Names a text of a tenant. Its content is hashed once a batch, however many branches read it."""
+        found = self._keys.get((tenant, id(tokens)))
+        if found is None:
+            found = self._keys[tenant, id(tokens)] = tenant, tokens.key
+        return found
 
     def states(self, tenant: str, tokens: Tokens, cut: int) -> torch.Tensor:
         """(T, D) of one text at a cut."""
-        key = tenant, tokens.key
+        key = self.key(tenant, tokens)
         if key in self.kept:
             return self.kept[key][cut]
         number, row = self.place[key]
@@ -124,7 +132,7 @@ def _trunk(works: Sequence[Work], taps: Taps, cache: StatesCache) -> _Seen:
     for work in works:
         if work.loaded.cut is not None:
             for tokens in work.item.tokens:
-                key = work.tenant, tokens.key
+                key = seen.key(work.tenant, tokens)
                 texts[key] = tokens
                 wanted[key].add(work.loaded.cut)
     missing = [key for key in texts if not _remembered(key, wanted[key], taps, cache, seen)]
@@ -132,7 +140,7 @@ def _trunk(works: Sequence[Work], taps: Taps, cache: StatesCache) -> _Seen:
         keys = [missing[at] for at in some]
         cuts = sorted({cut for key in keys for cut in wanted[key]})
         found, mask = taps([texts[key] for key in keys], cuts)
-        if not all(bool(torch.isfinite(one[mask]).all()) for one in found.values()):
+        if not all(bool(torch.isfinite(one).all() or torch.isfinite(one[mask]).all()) for one in found.values()):
             raise StatesError("The trunk gave NaN or infinite states for a text.")
         for row, key in enumerate(keys):
             seen.place[key] = len(seen.passes), row
@@ -159,10 +167,10 @@ def _branch(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> list[tuple[An
     """The answers of one branch: those of one pass of the trunk together as they lie there, all others gathered by length."""
     spec, task = loaded.branch.spec, names.task(loaded.branch.task)
     answers: list[Any] = [None] * len(works)
-    for together, number in _parts(loaded, works, seen):
+    for together, number, rows in _parts(loaded, works, seen):
         some = [works[at] for at in together]
-        batch = _gathered(loaded, some, seen) if number is None else _lying(loaded, some, seen, number)
-        out = _output(loaded, batch, seen, number, some)
+        batch = _gathered(loaded, some, seen) if number is None else _lying(loaded, some, seen, number, rows)
+        out = _output(loaded, batch, seen, number, rows)
         if not bool(out.logits.isfinite().all()):  # in few cases only: what stands at padded places means nothing, and may be NaN
             if bool(torch.isnan(out.logits[_real(out.logits, batch.mask.to(out.logits.device))]).any()):
                 raise Unanswerable(loaded.version)
@@ -181,23 +189,23 @@ def _distances(bounds: Bounds, batch: Batch) -> list[float | None]:
     return bounds.distances(means.double().cpu().numpy()).tolist()
 
 
-def _parts(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> list[tuple[list[int], int | None]]:
-    """Which works are computed together, and the pass whose rows they are, or None where states come from several places."""
-    lying, rest = defaultdict[int, list[int]](list), []
+def _parts(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> list[tuple[list[int], int | None, list[int]]]:
+    """Which works are computed together, the pass that they are rows of, and which rows; None where states come from several places."""
+    lying, rest = defaultdict[int, tuple[list[int], list[int]]](lambda: ([], [])), []
     rounded = loaded.branch.states == "int8"
     for at, work in enumerate(works):
-        place = seen.place.get((work.tenant, work.item.tokens[0].key)) if len(work.item.tokens) == 1 and not rounded else None
+        place = seen.place.get(seen.key(work.tenant, work.item.tokens[0])) if len(work.item.tokens) == 1 and not rounded else None
         if place is None or loaded.cut is None:
             rest.append(at)
         else:
-            lying[place[0]].append(at)
-    by = by_length([max(map(len, works[at].item.tokens)) for at in rest])
-    return [*((found, number) for number, found in lying.items()), *(([rest[i] for i in some], None) for some in by)]
+            lying[place[0]][0].append(at)
+            lying[place[0]][1].append(place[1])
+    by = by_length([max(map(len, works[at].item.tokens)) for at in rest]) if rest else []
+    return [*((found, number, rows) for number, (found, rows) in lying.items()), *(([rest[i] for i in some], None, []) for some in by)]
 
 
-def _lying(loaded: Loaded, works: Sequence[Work], seen: _Seen, number: int) -> Batch:
+def _lying(loaded: Loaded, works: Sequence[Work], seen: _Seen, number: int, rows: Sequence[int]) -> Batch:
     found, mask = seen.passes[number]
-    rows = [seen.place[work.tenant, work.item.tokens[0].key][1] for work in works]
     empty = Batch(None, mask, torch.arange(len(works)), loaded.branch.spec, abouts=[work.item.about for work in works])
     return alike(found[loaded.cut or 0], mask, rows, empty)
 
@@ -215,7 +223,7 @@ def _gathered(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> Batch:
     return Batch(hidden, mask, owner, branch.spec, abouts=[item.about for item in items])
 
 
-def _output(loaded: Loaded, batch: Batch, seen: _Seen, number: int | None, works: Sequence[Work]) -> Output:
+def _output(loaded: Loaded, batch: Batch, seen: _Seen, number: int | None, rows: Sequence[int]) -> Output:
     """What the branch makes of a batch; of heads in one product the product is computed once a pass, for all of them.
 
     Layers that several branches have the same run once over the same rows, and each branch's head reads what they give.
@@ -224,8 +232,7 @@ def _output(loaded: Loaded, batch: Batch, seen: _Seen, number: int | None, works
     if number is None or batch.hidden is None or (loaded.stack is None and loaded.upper.same is None):
         return loaded.upper(there)
     if loaded.stack is None:
-        own = tuple(seen.place[work.tenant, work.item.tokens[0].key][1] for work in works)
-        same = loaded.upper.same, loaded.cut, number, own
+        same = loaded.upper.same, loaded.cut, number, tuple(rows)
         if same not in seen.lifted:
             seen.lifted[same] = loaded.upper.hidden(there)
         return loaded.upper.head(seen.lifted[same], there)
@@ -233,5 +240,4 @@ def _output(loaded: Loaded, batch: Batch, seen: _Seen, number: int | None, works
     if key not in seen.stacked:
         found, mask = seen.passes[number]
         seen.stacked[key] = loaded.stack(found[loaded.cut or 0], mask)
-    rows = [seen.place[work.tenant, work.item.tokens[0].key][1] for work in works]
-    return Output(seen.stacked[key][rows][:, loaded.stack.columns[loaded.version]], batch.hidden)
+    return Output(seen.stacked[key][list(rows)][:, loaded.stack.columns[loaded.version]], batch.hidden)

@@ -167,7 +167,10 @@ class Engine:
                 text = f"The request costs more than {ask.max_cost:,} tokens, counted for every branch. Send fewer texts."
                 _finish(ask, _error("too_expensive", text))
                 return
-        ask.tokens = sum(len(tokens) for tokens in {t.key: t for items in ask.items.values() for i in items for t in i.tokens}.values())
+        each = {
+            id(t): t for items in ask.items.values() for i in items for t in i.tokens
+        }  # branches that read a text alike share its tokens
+        ask.tokens = sum(map(len, {t.key: t for t in each.values()}.values()))
         self._queue.put(ask)
 
     def _compute(self) -> None:

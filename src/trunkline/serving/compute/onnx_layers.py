@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from trunkline.errors import MissingExtra
+from trunkline.model.heads.pooling import PooledHead
 from trunkline.model.precision import Int8Linear
 
 try:
@@ -41,6 +42,11 @@ def fits(config: Any, layers: Sequence[nn.Module]) -> bool:
     return all(type(leaf) in _PLAIN for leaf in leaves) and all(set(_weights(layer)) == _NAMES for layer in layers)
 
 
+def fits_head(head: nn.Module) -> bool:
+    """Whether a head can be written behind the layers: one linear layer on the first state, or the mean of all."""
+    return type(head) is PooledHead and head.pooling.kind in ("mean", "first")
+
+
 def embedded(stack: Any, ids: torch.Tensor, types: torch.Tensor | None) -> torch.Tensor:
     """What enters the first layer of a stack of these families: (S, T, D) float32 of ids (S, T) and types (S, T), or None where all are 0."""
     found = stack.embeddings(input_ids=ids, token_type_ids=types)
@@ -48,10 +54,52 @@ def embedded(stack: Any, ids: torch.Tensor, types: torch.Tensor | None) -> torch
     return found if project is None else project(found)
 
 
-class Layers:
-    """hidden (S, T, D) float32, mask (S, T) bool -> (S, T, D): what the layers make of it. Runs without torch's threads."""
+class Embeddings:
+    """ids (S, T) and types (S, T) or None -> (S, T, D) float32, to be normed by `norm`: what enters the first layer, over the library's tensors.
 
-    def __init__(self, config: Any, layers: Sequence[nn.Module], threads: int, precision: str = "float32") -> None:
+    Its own module takes as long over a short text as a third of a layer.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.norm: nn.Module = module.LayerNorm
+        tables = (module.word_embeddings, module.token_type_embeddings, module.position_embeddings)
+        self._words, self._types, self._positions = (table.weight.detach().numpy() for table in tables)
+        self._pad: int | None = getattr(module, "padding_idx", None)  # where there is one, positions are counted from behind it
+
+    @classmethod
+    def of(cls, stack: Any) -> Embeddings | None:
+        """Those of a stack of these families in float32; None where they are of another form."""
+        module = stack.embeddings
+        known = {name for name, _ in module.named_children()} == _EMBEDDINGS and not hasattr(stack, "embeddings_project")
+        return cls(module) if known and all(one.dtype == torch.float32 for one in module.parameters()) else None
+
+    def __call__(self, ids: np.ndarray, types: np.ndarray | None) -> np.ndarray:
+        found = self._words[ids]
+        found += self._types[0 if types is None else types]
+        if self._pad is None:
+            found += self._positions[: ids.shape[1]]
+        else:
+            real = ids != self._pad
+            found += self._positions[np.cumsum(real, 1) * real + self._pad]
+        return found
+
+
+class Layers:
+    """hidden (S, T, D) float32, mask (S, T) bool -> [(S, T, D)], what the layers make of it; and where there is a head its logits (S, K).
+
+    norm: runs before the layers; head: read by `fits_head`. Runs without torch's threads.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        layers: Sequence[nn.Module],
+        threads: int,
+        precision: str = "float32",
+        *,
+        norm: nn.Module | None = None,
+        head: PooledHead | None = None,
+    ) -> None:
         if onnxruntime is None:
             raise MissingExtra("onnxruntime", "serve", "ONNX Runtime")
         options = onnxruntime.SessionOptions()
@@ -59,10 +107,10 @@ class Layers:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads make a busy machine slow
         options.log_severity_level = 3
         graph = _Graph(config, precision)
-        self._session = onnxruntime.InferenceSession(graph.model(layers), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(graph.model(layers, norm, head), options, providers=["CPUExecutionProvider"])
 
-    def __call__(self, hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        return self._session.run(None, {"hidden": hidden, "mask": mask.astype(np.int32)})[0]
+    def __call__(self, hidden: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
+        return self._session.run(None, {"hidden": hidden, "mask": mask.astype(np.int32)})
 
 
 _LINEAR = (
@@ -74,6 +122,7 @@ _LINEAR = (
     "output.dense",
 )
 _NORMS = ("attention.output.LayerNorm", "output.LayerNorm")
+_EMBEDDINGS = {"word_embeddings", "token_type_embeddings", "position_embeddings", "LayerNorm", "dropout"}
 _NAMES = {f"{part}.{kind}" for part in (*_LINEAR, *_NORMS) for kind in ("weight", "bias")}
 
 
@@ -90,20 +139,25 @@ class _Graph:
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
 
-    def model(self, layers: Sequence[nn.Module]) -> bytes:
-        """The model of some layers, as it is written to a file: hidden (S, T, D), mask (S, T) int32 -> (S, T, D)."""
+    def model(self, layers: Sequence[nn.Module], norm: nn.Module | None, head: PooledHead | None) -> bytes:
+        """The model of some layers, as it is written to a file: hidden (S, T, D), mask (S, T) int32 -> (S, T, D), and logits (S, K) of a head."""
         self._shared()
         at = self._node("Reshape", ["hidden", "flat"], "rows", domain="")
+        if norm is not None:
+            at = self._norm("begun", at, norm)
         for number, layer in enumerate(layers):
             at = self._layer(f"{number}.", at, layer)
         at = self._node("Reshape", [at, "shape"], "states", domain="")
         states = ["S", "T", self._width]
+        gives = [(at, TensorProto.FLOAT, states)]
+        if head is not None:
+            gives.append((self._logits(at, head), TensorProto.FLOAT, ["S", head.linear.out_features]))
         given = [("hidden", TensorProto.FLOAT, states), ("mask", TensorProto.INT32, ["S", "T"])]
         graph = helper.make_graph(
             self._nodes,
             "layers",
             [helper.make_tensor_value_info(*one) for one in given],
-            [helper.make_tensor_value_info(at, TensorProto.FLOAT, states)],
+            [helper.make_tensor_value_info(*one) for one in gives],
             self._constants,
         )
         opsets = [helper.make_opsetid("", 21), helper.make_opsetid(_MICROSOFT, 1)]
@@ -158,10 +212,38 @@ class _Graph:
 
     def _normed(self, name: str, new: str, old: str, linear: Any, norm: Any) -> str:
         """LayerNorm(new + bias + old). The node that is all of it in one, SkipLayerNormalization, takes longer than these three."""
-        given = [self._put(f"{name}.{kind}", getattr(norm, kind).detach().float().numpy()) for kind in ("weight", "bias")]
         whole = self._node("Add", [new, self._bias(name, linear)], f"{name}.whole", domain="")
         summed = self._node("Add", [whole, old], f"{name}.summed", domain="")
-        return self._node("LayerNormalization", [summed, *given], name, domain="", epsilon=self._epsilon)
+        return self._norm(name, summed, norm)
+
+    def _norm(self, name: str, at: str, norm: Any) -> str:
+        given = [self._put(f"{name}.{kind}", getattr(norm, kind).detach().float().numpy()) for kind in ("weight", "bias")]
+        return self._node("LayerNormalization", [at, *given], name, domain="", epsilon=self._epsilon)
+
+    def _logits(self, states: str, head: PooledHead) -> str:
+        """The linear layer on the first state of a text, or on the mean of its real tokens."""
+        if head.pooling.kind == "first":
+            self._put("first", np.array(0))
+            pooled = self._node("Gather", [states, "first"], "pooled", domain="", axis=1)
+        else:
+            for name, value in (("middle", np.array([1])), ("behind", np.array([2])), ("nothing", np.float32(0))):
+                self._put(name, np.asarray(value))
+            real = self._node("Unsqueeze", ["mask", "behind"], "real", domain="")
+            given = self._node(
+                "Where", [self._node("Cast", [real], "is.real", domain="", to=TensorProto.BOOL), states, "nothing"], "given", domain=""
+            )
+            summed = self._node("ReduceSum", [given, "middle"], "summed", domain="", keepdims=0)
+            counted = self._node(
+                "ReduceSum",
+                [self._node("Cast", [real], "ones", domain="", to=TensorProto.FLOAT), "middle"],
+                "number",
+                domain="",
+                keepdims=0,
+            )
+            pooled = self._node("Div", [summed, counted], "pooled", domain="")
+        weight = self._put("head.weight", head.linear.weight.detach().float().t().numpy())
+        bias = self._put("head.bias", head.linear.bias.detach().float().numpy())
+        return self._node("Add", [self._node("MatMul", [pooled, weight], "product", domain=""), bias], "logits", domain="")
 
     def _bias(self, name: str, linear: Any) -> str:
         return self._put(f"{name}.added", linear.bias.detach().float().numpy())

@@ -31,6 +31,8 @@ class Taps:
     def __init__(self, backbone: Backbone, cuts: Iterable[int] = ()) -> None:
         self.backbone, self.cuts, self.passes = backbone, frozenset(cuts), 0
         self._parts: list[tuple[int, onnx_layers.Layers]] = []
+        self._embeddings: onnx_layers.Embeddings | None = None
+        self._device = backbone.device  # which looks through the modules each time
 
     def for_cuts(self, cuts: Iterable[int]) -> Taps:
         """These taps, or others in torch where the cuts are not the same: what reads these goes on undisturbed."""
@@ -39,8 +41,11 @@ class Taps:
     def use_onnx(self, threads: int) -> None:
         """From now on the layers run in ONNX Runtime, one session for what lies between two cuts. Call where `may_use_onnx`."""
         layers, parts, low = list(at(self.backbone.stack, self.backbone.family.layers)), [], 0
+        self._embeddings = None if 0 in self.cuts else onnx_layers.Embeddings.of(self.backbone.stack)
+        norm = self._embeddings and self._embeddings.norm
         for cut in sorted(self.cuts - {0}):
-            parts.append((cut, onnx_layers.Layers(self.backbone.config, layers[low:cut], threads, self.backbone.trunk_precision)))
+            some, precision = layers[low:cut], self.backbone.trunk_precision
+            parts.append((cut, onnx_layers.Layers(self.backbone.config, some, threads, precision, norm=None if low else norm)))
             low = cut
         self._parts = parts
 
@@ -65,8 +70,8 @@ class Taps:
         """The states (S, T, D) float32 at each of `cuts`, and the mask (S, T) bool; what stands at padded places means nothing."""
         self.passes += 1
         ids, mask, types = pad(tokens, self.backbone.tokenizer.pad_id)
-        ordered, device = sorted(cuts), self.backbone.device
-        by_onnx = self._parts and ordered[-1] <= self._parts[-1][0] and set(cuts) <= {0, *(cut for cut, _ in self._parts)}
+        ordered, device = sorted(cuts), self._device
+        by_onnx = self._parts and self.cuts.issuperset(cuts)
 
         def run(real: torch.Tensor | None, ids: torch.Tensor, types: torch.Tensor | None) -> torch.Tensor:
             found = self._onnx(ordered, real, ids, types) if by_onnx else _tapped(self._trunk(ordered), ordered, real, ids, types)
@@ -81,13 +86,16 @@ class Taps:
         return self.backbone.trunk(self.backbone.layers - ordered[-1])
 
     def _onnx(self, ordered: Sequence[int], real: torch.Tensor | None, ids: torch.Tensor, types: torch.Tensor | None) -> list[torch.Tensor]:
-        """What enters the layer at each cut, lowest first; embedded by the library's own module, without what it does around it."""
-        hidden = onnx_layers.embedded(self._trunk(ordered)._stack, ids, types).numpy()
+        """What enters the layer at each cut, lowest first."""
+        if self._embeddings is None:
+            hidden = onnx_layers.embedded(self._trunk(ordered)._stack, ids, types).numpy()
+        else:
+            hidden = self._embeddings(ids.numpy(), None if types is None else types.numpy())
         found = {0: hidden}
         mask = np.ones(ids.shape, bool) if real is None else real.numpy()
         for cut, layers in self._parts:
             if cut <= ordered[-1]:
-                found[cut] = hidden = layers(hidden, mask)
+                found[cut] = hidden = layers(hidden, mask)[0]
         return [torch.from_numpy(found[cut]) for cut in ordered]
 
 

@@ -19,6 +19,9 @@ from trunkline.model.writing.language import LanguageHead
 from trunkline.serving.compute import onnx_layers
 from trunkline.types import Batch, Output
 
+Lifted = list[torch.Tensor]
+"""What the layers of a branch give: the last states, and perhaps logits."""
+
 
 class Upper:
     """batch -> output, as the network of a branch gives it. `runtime` says what its layers run in.
@@ -54,8 +57,9 @@ class Upper:
         return onnx_layers.fits(self._backbone.config, self._own())
 
     def use_onnx(self, threads: int) -> None:
-        """From now on the layers run in ONNX Runtime; the head stays in torch. Call where `may_use_onnx`."""
-        self._layers = onnx_layers.Layers(self._backbone.config, self._own(), threads)
+        """From now on the layers run in ONNX Runtime, with the head where it is of a form that can. Call where `may_use_onnx`."""
+        head: Any = self.network.head if onnx_layers.fits_head(self.network.head) else None
+        self._layers = onnx_layers.Layers(self._backbone.config, self._own(), threads, head=head)
 
     def use_torch(self) -> None:
         """From now on the layers run in torch."""
@@ -64,17 +68,19 @@ class Upper:
     def __call__(self, batch: Batch) -> Output:
         return self.network(batch) if self._layers is None or batch.hidden is None else self.head(self.hidden(batch), batch)
 
-    def hidden(self, batch: Batch) -> torch.Tensor:
-        """The last states (S, T, D) of a batch of states at the cut."""
+    def hidden(self, batch: Batch) -> Lifted:
+        """The last states (S, T, D) of a batch of states at the cut, and behind them the logits (S, K) where one call made both."""
         if self._layers is None or batch.hidden is None:
-            return self.network.hidden(batch)
-        return torch.from_numpy(self._layers(batch.hidden.numpy(), batch.mask.numpy()))
+            return [self.network.hidden(batch)]
+        return [torch.from_numpy(one) for one in self._layers(batch.hidden.numpy(), batch.mask.numpy())]
 
-    def head(self, hidden: torch.Tensor, batch: Batch) -> Output:
-        """What the head makes of the last states."""
-        found = self.network.head(hidden, batch)
+    def head(self, lifted: Lifted, batch: Batch) -> Output:
+        """What the head makes of the last states. Of layers that two branches have the same, logits are those of the first one's head."""
+        if len(lifted) > 1 and not self._joined:
+            return Output(lifted[1], lifted[0])
+        found = self.network.head(lifted[0], batch)
         logits, extra = found if isinstance(found, tuple) else (found, {})
-        return Output(logits, hidden, extra)
+        return Output(logits, lifted[0], extra)
 
     def _own(self) -> list[torch.nn.Module]:
         return list(at(self.network.upper, self._backbone.family.layers))
