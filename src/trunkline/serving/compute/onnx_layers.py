@@ -18,7 +18,7 @@ from torch import nn
 
 from trunkline.errors import MissingExtra
 from trunkline.model.heads.pooling import PooledHead
-from trunkline.model.precision import Int8Linear
+from trunkline.model.precision import Int8Linear, processor_has
 
 try:
     import onnxruntime
@@ -28,6 +28,9 @@ except ImportError:  # said by `session`, where it is needed
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 """Model types whose layers have the form and the names of BERT's."""
+UNSIGNED = not processor_has("avx512_vnni", "avx_vnni")
+"""Where no instruction multiplies int8 and adds to int32 at once, ONNX Runtime's product of unsigned by signed numbers rounds sums to 16 bits on
+the way; that of two unsigned ones is exact."""
 _MICROSOFT = "com.microsoft"
 _PLAIN = (nn.Linear, nn.LayerNorm, nn.Dropout, nn.ModuleList)
 
@@ -130,6 +133,11 @@ def _weights(layer: nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in layer.named_parameters()}
 
 
+def _written(integers: np.ndarray) -> np.ndarray:
+    """The int8 numbers as the product reads them: as they are, or with 128 added to each as uint8."""
+    return (integers.view(np.uint8) ^ 128) if UNSIGNED else integers
+
+
 class _Graph:
     """An ONNX model with ONNX Runtime's fused nodes, layer by layer. Between its layers states are (S x T, D): a row is a token."""
 
@@ -200,14 +208,15 @@ class _Graph:
             weight = torch.cat([one.weight.detach().float() for one in linear]).t()
             return self._node("MatMul", [at, self._put(f"{name}.weight", weight.numpy())], name, domain="")
         rounded: list[Any] = [Int8Linear(one) for one in linear]
-        integers = self._put(f"{name}.integers", torch.cat([one.integers for one in rounded], 1).numpy())
+        integers = self._put(f"{name}.integers", _written(torch.cat([one.integers for one in rounded], 1).numpy()))
         scales = self._put(f"{name}.scales", torch.cat([one.scale for one in rounded]).numpy())
         magnitudes = self._node("Abs", [at], f"{name}.magnitudes", domain="")
         largest = self._node("ReduceMax", [magnitudes, "last"], f"{name}.largest", domain="", keepdims=0)
         some = self._node("Max", [largest, "least"], f"{name}.some", domain="")
         scale = self._node("Div", [some, "127"], f"{name}.scale", domain="")
         row = self._node("QuantizeLinear", [at, scale, "zeros"], f"{name}.rounded", domain="", axis=0)
-        sums = self._node("MatMulIntegerToFloat", [row, integers, "1", scales, "zero"], f"{name}.sums")
+        zeros = ["zero", "zero"] if UNSIGNED else ["zero"]
+        sums = self._node("MatMulIntegerToFloat", [row, integers, "1", scales, *zeros], f"{name}.sums")
         return self._node("Mul", [sums, self._node("Unsqueeze", [scale, "last"], f"{name}.scale.row", domain="")], name, domain="")
 
     def _normed(self, name: str, new: str, old: str, linear: Any, norm: Any) -> str:

@@ -54,10 +54,10 @@ class Taps:
         self._parts = []
 
     def may_use_onnx(self) -> bool:
-        """Whether ONNX Runtime can run these layers: on the processor, of a known form, float32, or int8 where its sums cannot overflow."""
+        """Whether ONNX Runtime can run these layers: on the processor, of a known form, float32, or int8 where its sums are known to be exact."""
         layers = list(at(self.backbone.stack, self.backbone.family.layers))
         precision = self.backbone.trunk_precision
-        known = precision == "float32" or (precision == "int8" and processor_has("avx512_vnni", "avx_vnni"))
+        known = precision == "float32" or (precision == "int8" and processor_has("avx512_vnni", "avx_vnni", "avx2"))
         on_processor = self.backbone.device.type == "cpu" and self.backbone.family.norm is None
         return known and on_processor and onnx_layers.fits(self.backbone.config, layers)
 
