@@ -14,14 +14,16 @@ from tests.serving.samples import asked, branch, together
 from trunkline.errors import ArtefactError, OptionError
 from trunkline.model.backbone import load_backbone
 from trunkline.model.precision import processor_has
+from trunkline.serving.compute import onnx_layers
 from trunkline.serving.compute.engine import Engine
 from trunkline.serving.compute.load import Shelf
 from trunkline.serving.compute.pool import version_of
 from trunkline.serving.compute.queue import Ask
 from trunkline.serving.compute.taps import ALIKE, Taps
 from trunkline.serving.compute.upper import Upper
-from trunkline.serving.compute.wire import packed, receive
+from trunkline.serving.compute.wire import Messages, packed, receive
 from trunkline.serving.compute.worker import Worker
+from trunkline.types import Batch
 
 TEXTS = tiny.TEXTS
 FLOAT32 = 1e-5
@@ -166,7 +168,7 @@ def test_a_rounded_trunk_gives_the_same_in_any_batch(precision, tiny_folder):
     engine.close()
 
 
-@pytest.mark.skipif(not processor_has("avx512_vnni", "avx_vnni"), reason="int8 runs in torch where a processor has no instruction for it")
+@pytest.mark.skipif(not processor_has("avx512_vnni", "avx_vnni", "avx2"), reason="int8 runs in torch there")
 def test_int8_in_onnx_is_that_of_torch_and_of_no_neighbour(tiny_folder):
     """Bars A11 and S26: its states are alike those that torch gives, and no bit of them changes with the batch, 200 mixed ones with an outlier."""
     whole = load_backbone(tiny_folder("bert"), trunk_precision="int8")
@@ -185,6 +187,47 @@ def test_int8_in_onnx_is_that_of_torch_and_of_no_neighbour(tiny_folder):
         some = [draw.randrange(len(texts)) for _ in range(draw.randint(1, 8))]
         states, _ = fast([*(texts[at] for at in some), outlier], [cut])
         assert all(torch.equal(row[: len(texts[at])], alone[at]) for at, row in zip(some, states[cut]))
+
+
+@pytest.mark.parametrize("family", ["bert", "xlm-roberta"])
+def test_embeddings_are_those_of_the_library(family, tiny_folder):
+    """With padding, and with segments where the family has them; positions of xlm-roberta begin behind its padding."""
+    whole = load_backbone(tiny_folder(family))
+    made = onnx_layers.Embeddings.of(whole.stack)
+    assert made is not None
+    ids = torch.randint(5, 20, (3, 9))
+    ids[1, 6:] = whole.tokenizer.pad_id
+    for types in (None, torch.randint(0, whole.config.type_vocab_size, (3, 9))):
+        found = made.norm(torch.from_numpy(made(ids.numpy(), None if types is None else types.numpy())))
+        assert torch.allclose(found, onnx_layers.embedded(whole.stack, ids, types), atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first", "last", "attention"])
+def test_a_head_in_onnx_is_that_of_torch(pooling, backbone):
+    """Beside padding whose states are NaN. Those of a form that it does not have stay in torch."""
+    upper = Upper(branch(backbone, depth=1, seed=3, pooling=pooling))
+    mask = torch.arange(7) < torch.tensor([7, 3])[:, None]
+    batch = Batch(torch.randn(2, 7, backbone.width), mask, torch.arange(2), upper.network.head)
+    wanted = upper(batch).logits
+    upper.use_onnx(1)
+    lifted = upper.hidden(batch)
+    assert len(lifted) == (2 if pooling in ("mean", "first") else 1)
+    assert torch.allclose(upper.head(lifted, batch).logits, wanted, atol=1e-5)
+    assert torch.allclose(upper.network.head(lifted[0].masked_fill(~mask[..., None], torch.nan), batch), wanted, atol=1e-5)
+
+
+@pytest.mark.skipif(not processor_has("avx512_vnni", "avx_vnni", "avx2"), reason="int8 runs in torch there")
+def test_int8_in_onnx_does_not_overflow(tiny_folder):
+    """Weights of one magnitude all become 127 or -127, the largest sums there are: a product that rounds them to 16 bits shows it."""
+    whole = load_backbone(tiny_folder("bert"), trunk_precision="int8")
+    for module in whole.stack.encoder.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight.copy_(0.2 * torch.randint(0, 2, module.weight.shape) - 0.1)
+    plain, fast = Taps(whole, [1]), Taps(whole, [1])
+    fast.use_onnx(1)
+    texts = [whole.tokenizer.encode(text, max_tokens=64)[0] for text in TEXTS]
+    (found, mask), (wanted, _) = fast(texts, [1]), plain(texts, [1])
+    assert torch.nn.functional.cosine_similarity(found[1][mask], wanted[1][mask], -1).min() >= ALIKE
 
 
 @pytest.mark.parametrize("order", [("float32", "nf4"), ("nf4", "float32"), ("nf4", "int8")])
@@ -308,6 +351,19 @@ def test_what_cannot_be_written_is_answered_at_once():
             found = receive(ours)
             assert (found["id"], found["error"]) == (7, "internal")
         worker._engine.close()
+
+
+def test_messages_are_taken_whole_however_they_come():
+    """In pieces, and several at once."""
+    told = [{"id": 1, "text": "退款"}, {"id": 2}, {"id": 3, "text": "x" * 300}]
+    data = b"".join(map(packed, told))
+    for size in (1, 7, len(data)):
+        taken, ended = [], []
+        messages = Messages(taken.append, lambda ended=ended: ended.append(True))
+        for start in range(0, len(data), size):
+            messages.data_received(data[start : start + size])
+        messages.connection_lost(None)
+        assert (taken, ended) == (told, [True])
 
 
 def test_a_branch_that_answers_otherwise_is_not_served(engine, kinds, monkeypatch):
