@@ -42,7 +42,7 @@ class Taps:
         """From now on the layers run in ONNX Runtime, one session for what lies between two cuts. Call where `may_use_onnx`."""
         layers, parts, low = list(at(self.backbone.stack, self.backbone.family.layers)), [], 0
         self._embeddings = None if 0 in self.cuts else onnx_layers.Embeddings.of(self.backbone.stack)
-        norm = self._embeddings and self._embeddings.norm
+        norm = None if self._embeddings is None else self._embeddings.norm
         for cut in sorted(self.cuts - {0}):
             some, precision = layers[low:cut], self.backbone.trunk_precision
             parts.append((cut, onnx_layers.Layers(self.backbone.config, some, threads, precision, norm=None if low else norm)))
