@@ -203,7 +203,7 @@ class Running:
         }
 
     def _one_by_one(self, bodies: list[bytes]) -> list[float]:
-        """On a plain socket: a client with an event loop takes up to a millisecond of the core itself, of every request to either server."""
+        """On a plain socket: a client with an event loop takes more of the core itself, of every request to either server."""
         times = []
         with socket.create_connection(("127.0.0.1", self.port)) as end, end.makefile("rb") as reader:
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

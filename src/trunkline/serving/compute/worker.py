@@ -85,7 +85,7 @@ def main() -> None:
         signal.signal(one, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     sys.addaudithook(_stay_inside)
-    gc.freeze()  # what is imported stays: a collection that goes through all of it would hold up a batch for as long as twenty take
+    gc.freeze()  # what is imported stays: no collection has to go through all of it
     Worker(socket.socket(fileno=int(sys.argv[1]))).run()
     os._exit(0)  # threads that compute for nobody are not waited for
 
