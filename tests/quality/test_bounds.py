@@ -61,9 +61,10 @@ def test_the_distances_are_those_of_scope(folder: Path) -> None:
     parts, branch = bounds.split(rows(400)), branches.load(folder)
     given = {name: bounds._vectors(branch, part) for name, part in parts.parts().items()}
     scope = Scope.fit(*given["train"], len(branch.spec.labels), given["validation"][0])
-    made = bounds.Bounds(scope.means, scope.whitener, scope.threshold(0.05, "distance"))
+    made = bounds.Bounds.of(scope, 0.05)
     tested = vectors(folder, [*INSIDE, *OUTSIDE])
-    assert made.distances(tested) == pytest.approx(scope.scores(tested, "distance") / scope.threshold(0.05, "distance"))
+    away = (scope.scores(tested, "distance") - scope.threshold(0.05, "distance")) / scope.known["distance"].std()
+    assert np.log(made.distances(tested)) == pytest.approx(np.clip(away, -20, 20))
     assert ((made.distances(tested) > 1) == scope.outside(tested, 0.05, "distance")).all()
 
 
@@ -71,7 +72,15 @@ def test_the_branch_is_the_same_and_no_state_of_a_text_is_kept(folder: Path) -> 
     files, about = storage.read_folder(folder, branches.KIND)
     kept = safetensors.numpy.load(files[bounds.FILE])
     width = branches.load(folder).backbone.width
-    assert {name: one.shape for name, one in kept.items()} == {"means": (2, width), "whitener": (width, width), "threshold": (1,)}
+    shapes = {
+        "means": (2, width),
+        "whitener": (width, width),
+        "centre": (1, width),
+        "wider": (width, width),
+        "threshold": (1,),
+        "spread": (1,),
+    }
+    assert {name: one.shape for name, one in kept.items()} == shapes
     assert about["kind"] == branches.KIND
     before = {name: data for name, data in files.items() if name != bounds.FILE}
     assert bounds.bound(folder, rows(600), false_alarms=0.2).threshold < bounds.bound(folder, rows(600), false_alarms=0.05).threshold
@@ -103,4 +112,4 @@ def test_the_command_fits_them_from_a_file(folder: Path, tiny_folder: Callable[[
     found, wanted = bounds.of(made), bounds.bound(made, rows(400), false_alarms=0.1)
     assert found is not None
     assert found.threshold == pytest.approx(wanted.threshold)
-    assert found.means == pytest.approx(wanted.means, abs=1e-4)
+    assert found.clouds.means == pytest.approx(wanted.clouds.means, abs=1e-4)

@@ -166,7 +166,7 @@ def test_out_of_scope_is_said_where_the_branch_has_bounds(folders, tmp_path):
         client = Client(address)
         for some in (given, given[::-1], *([text] for text in given)):
             for text, one in zip(some, client.predict(some)[2]["answers"], strict=True):
-                assert one["intent"]["distance"] == pytest.approx(wanted[given.index(text)], abs=2e-3)
+                assert one["intent"]["distance"] == pytest.approx(wanted[given.index(text)], rel=0.02)  # of float16 states
                 assert one["intent"]["out_of_scope"] is (text in OUTSIDE or one["intent"]["distance"] > 1)
                 assert (one["mood"]["out_of_scope"], one["mood"]["distance"]) == (None, None)
         told = client("GET", "/v1/branches")[2]["branches"]

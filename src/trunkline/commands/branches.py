@@ -227,7 +227,7 @@ def scope(folder: str, file: str, model: str | None, false_alarms: float, **told
     branch = import_module("trunkline.branch").load(folder, model=model)
     rows = read(file, branch.task, told)
     found = import_module("trunkline.quality.bounds").bound(folder, rows, false_alarms=false_alarms, model=branch.backbone)
-    click.echo(f"Bounds of {len(found.means)} classes are kept in {folder}.\n\nNext:\n  trunkline serve {folder}", err=True)
+    click.echo(f"Bounds of {len(found.clouds.means)} classes are kept in {folder}.\n\nNext:\n  trunkline serve {folder}", err=True)
 
 
 @commands.command()

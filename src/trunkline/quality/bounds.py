@@ -18,28 +18,30 @@ from trunkline.choices import between
 from trunkline.data.split import split
 from trunkline.errors import ArtefactError, DataError, OptionError
 from trunkline.model.backbone import Backbone
-from trunkline.quality.scope import Scope, nearest
+from trunkline.quality.scope import Clouds, Scope
 from trunkline.types import Rows
 
 FILE = "scope.safetensors"
+_CLOUDS = ("means", "whitener", "centre", "wider")
 _AT_ONCE = 512
 """Texts whose states are in memory at once."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """means (K, D), whitened; whitener (D, D); threshold: the distance that the share of false alarms was bounded with."""
+    """clouds: where the classes lie; threshold: the distance that the share of false alarms was bounded with; spread: how much those of validation rows differ."""
 
-    means: np.ndarray
-    whitener: np.ndarray
+    clouds: Clouds
     threshold: float
+    spread: float
+
+    @classmethod
+    def of(cls, scope: Scope, false_alarms: float) -> Bounds:
+        return cls(scope.clouds, scope.threshold(false_alarms, "distance"), max(float(np.std(scope.known["distance"])), 1e-9))
 
     def distances(self, vectors: np.ndarray) -> np.ndarray:
-        """(N, D) means of states over the tokens -> (N,) distance to the nearest class, 1 at the threshold: above it a text lies outside.
-
-        Source: Lee et al. 2018, "A Simple Unified Framework for Detecting Out-of-Distribution Samples", equation 2 (one layer alone).
-        """
-        return nearest(vectors, self.means, self.whitener) / self.threshold
+        """(N, D) means of states over the tokens -> (N,) above 0; 1 at the threshold, above it a text lies outside; e times as much, one `spread` further."""
+        return np.exp(np.clip((self.clouds.distances(vectors) - self.threshold) / self.spread, -20, 20))
 
 
 def bound(folder: str | Path, rows: Rows, *, false_alarms: float = 0.05, model: str | Path | Backbone | None = None) -> Bounds:
@@ -59,7 +61,7 @@ def bound(folder: str | Path, rows: Rows, *, false_alarms: float = 0.05, model: 
     train, labels = _vectors(branch, parts.train)
     validation, _ = _vectors(branch, parts.validation)
     scope = Scope.fit(train, labels, len(branch.spec.labels), validation)
-    found = Bounds(scope.means, scope.whitener, scope.threshold(false_alarms, "distance"))
+    found = Bounds.of(scope, false_alarms)
     if not np.isfinite(found.threshold):
         raise OptionError(f"false_alarms={false_alarms}: {len(validation)} validation rows are too few. Give more rows, or a larger share.")
     _write(Path(folder), found)
@@ -73,7 +75,8 @@ def of(folder: Path) -> Bounds | None:
     files, _ = storage.read_folder(folder, KIND)
     try:
         kept = safetensors.numpy.load(files[FILE])
-        return Bounds(kept["means"].astype(np.float64), kept["whitener"].astype(np.float64), float(kept["threshold"][0]))
+        clouds = Clouds(*(kept[name].astype(np.float64) for name in _CLOUDS))
+        return Bounds(clouds, float(kept["threshold"][0]), float(kept["spread"][0]))
     except (SafetensorError, KeyError, IndexError) as error:
         raise ArtefactError(f"{folder / FILE}: cannot be read ({error}). Make it anew: trunkline scope {folder} FILE") from error
 
@@ -95,6 +98,7 @@ def _vectors(branch: Branch, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
 
 def _write(folder: Path, found: Bounds) -> None:
     files, about = storage.read_folder(folder, KIND)
-    kept = {"means": found.means, "whitener": found.whitener, "threshold": np.array([found.threshold])}
+    kept = {name: getattr(found.clouds, name) for name in _CLOUDS}
+    kept |= {"threshold": np.array([found.threshold]), "spread": np.array([found.spread])}
     files[FILE] = safetensors.numpy.save({name: np.ascontiguousarray(one, dtype=np.float32) for name, one in kept.items()})
     storage.write_folder(folder, files, {name: about[name] for name in ("kind", "trunkline")})

@@ -17,23 +17,64 @@ from trunkline.quality.probe import Probe
 
 HOW = ("distance", "neighbours", "energy", "both", "confidence")
 _NEIGHBOURS = 5
-_SHRINKAGE = 0.1
+_SHRINKAGE = 0.3
 _BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class Clouds:
+    """Where the classes lie, and where all rows together. means (K, D), whitened by whitener (D, D); centre (1, D), whitened by wider (D, D).
+
+    Source: Ren et al. 2021 (A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection), equation 3: the squared distance to the nearest class less that
+    to the whole, so that what is unusual in any text alike does not count. Both covariances are shrunken alike, or they would not be compared.
+    """
+
+    means: np.ndarray
+    whitener: np.ndarray
+    centre: np.ndarray
+    wider: np.ndarray
+
+    @classmethod
+    def fit(cls, vectors: np.ndarray, labels: np.ndarray) -> Clouds:
+        """From vectors (N, D) with label ids (N,)."""
+        vectors = np.asarray(vectors, dtype=np.float64)
+        there = np.unique(labels)
+        means, centre = np.stack([vectors[labels == at].mean(0) for at in there]), vectors.mean(0, keepdims=True)
+        whitener, wider = _whitener(vectors - means[np.searchsorted(there, labels)]), _whitener(vectors - centre)
+        return cls(means @ whitener, whitener, centre @ wider, wider)
+
+    def to_classes(self, vectors: np.ndarray) -> np.ndarray:
+        """(N, K) squared distances."""
+        return _squared(vectors @ self.whitener, self.means)
+
+    def distances(self, vectors: np.ndarray) -> np.ndarray:
+        """(N,) larger is further outside; below 0 what lies nearer to a class than to the whole."""
+        return self.to_classes(vectors).min(1) - _squared(vectors @ self.wider, self.centre)[:, 0]
+
+
+def _whitener(inner: np.ndarray) -> np.ndarray:
+    """(D, D) that makes the shrunken covariance of (N, D) around 0 the identity."""
+    covariance, width = inner.T @ inner / len(inner), inner.shape[1]
+    covariance = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * np.trace(covariance) / width * np.eye(width)
+    return np.linalg.inv(np.linalg.cholesky(covariance + 1e-12 * np.eye(width))).T
+
+
+def _squared(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return (left**2).sum(1)[:, None] - 2 * left @ right.T + (right**2).sum(1)
 
 
 @dataclass(frozen=True)
 class Scope:
     """What is known of the rows that belong. Make one with `Scope.fit`.
 
-    distance: Mahalanobis distance to the nearest class (Source: Lee et al. 2018, equation 2, on the pooled states alone)
+    distance: Mahalanobis distance to the nearest class, less that to all rows together (`Clouds`)
     neighbours: how far the fifth nearest training row is (Source: Sun et al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors"; k = 5)
     energy: minus the logarithm of the summed exponentials of the logits (Source: Liu et al. 2020, equation 4, temperature 1)
     both: the mean of distance and neighbours, each as its share of validation rows that score lower; what `outside` takes unless told
     confidence: one minus the largest probability (Source: Hendrycks and Gimpel 2017), what the others are measured against
     """
 
-    means: np.ndarray
-    whitener: np.ndarray
+    clouds: Clouds
     rows: np.ndarray
     probe: Probe
     known: dict[str, np.ndarray]
@@ -46,14 +87,7 @@ class Scope:
         """
         if len(validation) < 20:
             raise OptionError(f"{len(validation)} validation rows: give at least 20, from which the threshold is taken.")
-        there = np.unique(labels)
-        means = np.stack([vectors[labels == at].mean(0) for at in there]).astype(np.float64)
-        inner = vectors - means[np.searchsorted(there, labels)]
-        covariance = inner.T @ inner / len(vectors)
-        width = len(covariance)
-        covariance = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * np.trace(covariance) / width * np.eye(width)
-        whitener = np.linalg.inv(np.linalg.cholesky(covariance + 1e-12 * np.eye(width))).T
-        made = cls(means @ whitener, whitener, unit(vectors).astype(np.float32), Probe.fit(vectors, labels, count, seed=seed), {})
+        made = cls(Clouds.fit(vectors, labels), unit(vectors).astype(np.float32), Probe.fit(vectors, labels, count, seed=seed), {})
         made.known.update({how: np.sort(made.scores(validation, how)) for how in ("distance", "neighbours", "energy", "confidence")})
         made.known["both"] = np.sort(made.scores(validation, "both"))
         return made
@@ -86,7 +120,7 @@ class Scope:
         return np.searchsorted(known, found) / len(known) + np.maximum(found - known[-1], 0) / spread
 
     def _distance(self, vectors: np.ndarray) -> np.ndarray:
-        return nearest(vectors, self.means, self.whitener)
+        return self.clouds.distances(vectors)
 
     def _neighbours(self, vectors: np.ndarray) -> np.ndarray:
         k, ready = min(_NEIGHBOURS, len(self.rows)), unit(vectors).astype(np.float32)
@@ -97,19 +131,10 @@ class Scope:
 
     def _energy(self, vectors: np.ndarray) -> np.ndarray:
         """A discriminant's logits lack what all classes share; with it (minus half the squared length after whitening) they are log-densities."""
-        ready = vectors @ self.whitener
-        logits = -0.5 * ((ready**2).sum(1)[:, None] - 2 * ready @ self.means.T + (self.means**2).sum(1))
-        return -special.logsumexp(self.probe.scale * logits, axis=1)
+        return -special.logsumexp(-0.5 * self.probe.scale * self.clouds.to_classes(vectors), axis=1)
 
     def _confidence(self, vectors: np.ndarray) -> np.ndarray:
         return 1 - self.probe.probabilities(vectors).max(1)
-
-
-def nearest(vectors: np.ndarray, means: np.ndarray, whitener: np.ndarray) -> np.ndarray:
-    """(N,) Mahalanobis distance of vectors (N, D) to the nearest of means (K, D), which are whitened by `whitener` (D, D)."""
-    ready = vectors @ whitener
-    squared = (ready**2).sum(1)[:, None] - 2 * ready @ means.T + (means**2).sum(1)
-    return np.sqrt(np.maximum(squared.min(1), 0.0))
 
 
 def false_alarms_at(inside: np.ndarray, outside: np.ndarray, found: float = 0.95) -> float:
