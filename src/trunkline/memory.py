@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import time
+
+_SECONDS = 10.0
+_last = time.monotonic()
 
 
 def give_back() -> None:
@@ -11,3 +15,11 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
+
+
+def give_back_now_and_then() -> None:
+    """The same, at most every ten seconds: a dozen batches of ever other lengths left 200 MB in pieces, and it takes 0.15 s."""
+    global _last
+    if time.monotonic() - _last >= _SECONDS:
+        give_back()
+        _last = time.monotonic()

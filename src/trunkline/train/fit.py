@@ -19,7 +19,7 @@ from trunkline.branch import restore, run
 from trunkline.errors import OptionError, TrainingError, unknown
 from trunkline.evaluation.measure import truth_and_scores
 from trunkline.evaluation.metrics import METRICS, compute
-from trunkline.memory import give_back
+from trunkline.memory import give_back_now_and_then
 from trunkline.model.network import Network
 from trunkline.model.writing.language import LanguageHead
 from trunkline.states.collate import Source, collate
@@ -32,16 +32,12 @@ from trunkline.types import IGNORE, Batch, Item, Output
 
 _BUCKET = 16
 """Batches are made of rows of like length: rows are shuffled, and sorted within runs of so many batches."""
-_LOOKED_AT = 32
-"""Rows by which it is judged how much the states vary that the head reads."""
+_LOOKED_AT = 32  # rows by which it is judged how much the states vary that the head reads
 _LITTLE, _SPREAD, _FASTEST = 0.06, 0.15, 32.0
 """The standard deviation over texts of a pooled state, mean over its dimensions: what is little (e5-small has 0.07, where a faster head was no better, t5-small
 0.03, where it was by 5 to 24 points), what the usual rate is for (minilm 0.18), and how much faster a head may learn."""
 _TOKENS_AT_ONCE, _TOKENS_ON_A_GPU = {"cpu": 2048}, 65_536
-"""Tokens of a part of a step: a processor gains nothing by more, and sixteen rows of 512 through all layers of smollm2 took 19 GB. By fewer a step
-is no slower in float32, but in bfloat16 the weights are rounded once a part."""
-_TRIM_SECONDS = 10.0
-"""After so long what the steps freed goes back to the system: a dozen batches of ever other lengths left 200 MB of it in pieces. It takes 0.15 s."""
+"""Tokens of a part of a step: more gain nothing on a processor and take memory; with fewer, weights are rounded to bfloat16 more often."""
 _BAD_STEPS_IN_A_ROW = 3
 _BAD_STEPS_IN_A_THOUSAND = 10
 
@@ -189,7 +185,7 @@ class _Loop:
         self.best: Tensors = {}
         self.losses: list[float] = []
         self.order: tuple[int, list[np.ndarray]] = (-1, [])
-        self.saved_at = self.trimmed_at = time.monotonic()
+        self.saved_at = time.monotonic()
         _set_dropout(network, settings.dropout)
 
     def resume(self) -> None:
@@ -216,9 +212,7 @@ class _Loop:
             with held():
                 self.learn(self.order[1][at])
                 progress.step += 1
-        if time.monotonic() - self.trimmed_at >= _TRIM_SECONDS:
-            give_back()
-            self.trimmed_at = time.monotonic()
+        give_back_now_and_then()
         if self.due():
             self.evaluate()
         progress.done |= progress.step >= self.steps
