@@ -66,7 +66,7 @@ def goal(name: str) -> ModuleType:
 
 
 def adapters() -> Any:
-    """The module that writes PEFT adapters and reads them. Its own import takes 2 s and 90 MB, and most runs have no adapter."""
+    """The module that writes PEFT adapters and reads them. It imports PEFT, and most runs have no adapter."""
     return import_module("trunkline.model.export")
 
 

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from click.testing import CliRunner
 
 import trunkline as tl
 from tests import tiny
+from tests.serving.samples import branch as sample
+from tests.serving.samples import load_backbone
 from trunkline.cli import commands
 from trunkline.data.read import read
 from trunkline.errors import OptionError
@@ -156,3 +159,11 @@ def test_in_a_browser(tmp_path: Path) -> None:
         page.fill("#find", "parcel")
         assert not errors
         browser.close()
+
+
+def test_a_branch_without_classes_is_refused(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+    folder = sample(load_backbone(tiny_folder("bert")), "regress", depth=1).save(tmp_path / "branch")
+    (tmp_path / "rows.csv").write_text("text\n" + "where is my card\n" * 12, encoding="utf-8")
+    asked = ["drift", str(tmp_path / "rows.csv"), str(tmp_path / "rows.csv"), "--branch", str(folder)]
+    with pytest.raises(OptionError, match="for 'regress'"):
+        CliRunner().invoke(commands, asked, catch_exceptions=False)

@@ -38,10 +38,10 @@ from trunkline.alignment.rollout import Drawing, Rollouts, check_policy, roll_ou
 from trunkline.alignment.scoring import Value, cut_states, token_scores
 from trunkline.branch import Branch, restore
 from trunkline.errors import DataError, OptionError, TrainingError
+from trunkline.memory import give_back_at_once
 from trunkline.model.batches import by_length
 from trunkline.progress import timed
 from trunkline.states.collate import collate
-from trunkline.train import machine
 from trunkline.train.checkpoint import Checkpoints, Tensors
 from trunkline.train.fit import optimizer_tensors, restore_optimizer
 from trunkline.train.signals import held
@@ -84,7 +84,7 @@ class Loop:
         checkpoints: Checkpoints | None,
     ) -> None:  # fmt: skip
         check_policy(start)
-        machine.give_back_at_once()
+        give_back_at_once()
         if not rows:
             raise DataError("no prompts: give at least one row with a text.")
         self.start, self.rows, self.goal, self.settings, self.checkpoints = start, list(rows), goal, settings, checkpoints

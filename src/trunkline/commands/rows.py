@@ -111,6 +111,8 @@ def drift(
     """Has what comes in changed? Compare the rows of LIVE with those of FILE, which a branch was tuned on. Nothing is changed."""
     rows, new = (read(one, "classify", {**told, "several": True}, labelled=False) for one in (file, live))
     loaded = import_module("trunkline.branch").load(branch) if branch else None
+    if loaded and loaded.spec.kind != "single":
+        raise OptionError(f"--branch {branch}: it is for {loaded.task!r}. Give one that says one label of a text.")
     answers = (loaded.predict(rows), loaded.predict(new)) if loaded else None
     found_by = import_module("trunkline.quality.vectors").vectors(rows, new, model=model, seed=seed)
     found = import_module("trunkline.quality.drift").drift(rows, new, found_by, answers=answers, seed=seed)

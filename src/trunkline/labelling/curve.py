@@ -50,13 +50,14 @@ def outlook(
     between("more", more, 1, 10_000_000)
     generator = np.random.default_rng(seed)
     where, right = folds_of(labels, folds, seed), np.zeros((len(_STEPS), len(labels)))
-    sizes, shrinkages = np.zeros(len(_STEPS)), [0.0] * len(_STEPS)
+    sizes = np.zeros(len(_STEPS))
+    shrinkages: list[float | None] = [None] * len(_STEPS)
     for fold in range(folds):
         rest, held = np.flatnonzero(where != fold), where == fold
         rest = generator.permutation(rest)
         for step, share in enumerate(_STEPS):
             some = rest[: max(5, round(share * len(rest)))]
-            fitted = Discriminant.fit(vectors[some], labels[some], count, shrinkage=shrinkages[step] or None)
+            fitted = Discriminant.fit(vectors[some], labels[some], count, shrinkage=shrinkages[step])
             shrinkages[step] = fitted.shrinkage  # picked in the first fold: it goes by how many labels there are
             right[step, held] = fitted.logits(vectors[held]).argmax(1) == labels[held]
             sizes[step] += len(some) / folds

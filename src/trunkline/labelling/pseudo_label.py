@@ -20,7 +20,7 @@ from trunkline.data.split import Shares, Split, in_parts, text_key
 from trunkline.errors import DataError, OptionError
 from trunkline.labelling.fewer import adds, by_probe, self_train, spread
 from trunkline.model.backbone import Backbone
-from trunkline.quality.probe import Discriminant, out_of_fold, softmax
+from trunkline.quality.probe import Discriminant, softmax
 from trunkline.quality.vectors import vectors
 from trunkline.train.settings import Settings
 from trunkline.types import Row, Rows
@@ -131,7 +131,7 @@ def _taught(made: tuple[np.ndarray, np.ndarray], vectors: np.ndarray, labels: np
     if not taken.any():
         return by_probe(vectors, labels, others, count)
     weights = np.concatenate([np.ones(len(labels)), np.full(int(taken.sum()), min(1.0, 4 * len(labels) / taken.sum()))])
-    shrinkage = out_of_fold(vectors, labels, count)[1]  # from true labels: those that a probe gave are all too easy for one
+    shrinkage = Discriminant.fit(vectors, labels, count).shrinkage  # from true labels: those that a probe gave are all too easy for one
     every, known = np.concatenate([vectors, others[taken]]), np.concatenate([labels, given[taken]])
     probe: Any = Discriminant.fit(every, known, count, weights, shrinkage)
     return softmax(probe.logits(others))

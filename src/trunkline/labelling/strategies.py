@@ -24,7 +24,7 @@ from trunkline.quality.probe import Discriminant, Probe, softmax
 _MEMBERS = 8
 _PER_CLASS = 2  # labels a class on average from which a probe is listened to
 _BLOCK = 4096
-_STRENGTH = 0.01  # of words' regression: the best of four for CLUENER's first 100, 400 and 1,000 texts, or near it
+_STRENGTH = 0.01  # of words' regression: what `fit_linear` takes where there are no rows to pick by
 
 
 @dataclass(frozen=True)

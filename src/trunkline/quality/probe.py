@@ -18,7 +18,7 @@ from trunkline.quality.duplicates import unit
 FOLDS = 5
 NEIGHBOURS = 10
 SHRINKAGES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.97)
-"""Of the covariance towards equal spread. Which is best differs more than one would guess: 0.03 for 4,000 rows of 77 intents, 0.5 for 400 of two labels."""
+"""Of the covariance towards equal spread. Which is best differs from set to set, and with the number of rows (bench/shrinkage.py)."""
 _BEFORE_ANY = 0.5
 _COARSE = np.geomspace(0.02, 2.0, 8)
 _TEMPERATURES = np.geomspace(0.02, 2.0, 24)

@@ -57,7 +57,7 @@ def app(service: Service, keys: Keys | None = None) -> Guard:
 
 def _directly(made: FastAPI, routers: list[APIRouter]) -> App:
     """The application, but routes of `DIRECT` without what FastAPI does around each: it resolves nothing for those that read their body
-    themselves, and that was over a third of the application's time for a short text. Their errors go to the guard, which answers.
+    themselves, and takes long over that beside a short text. Their errors go to the guard, which answers.
     """
     routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     direct = {(method, route.path): route for route in routes for method in route.methods or () if (method, route.path) in DIRECT}

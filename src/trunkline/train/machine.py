@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import resource
@@ -13,8 +12,6 @@ import torch
 
 from trunkline.choices import one_of
 from trunkline.model.precision import processor_has
-
-_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 
 
 def device(wanted: str) -> torch.device:
@@ -45,14 +42,6 @@ def use_threads(wanted: int) -> int:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
     torch.set_num_threads(wanted or min(usable, psutil.cpu_count(logical=False) or usable))
     return torch.get_num_threads()
-
-
-def give_back_at_once() -> None:
-    """From now on what is freed goes back to the system where it was 4 MB or more. glibc raises that to 32 MB by itself, and where pieces of many
-    sizes come and go, as in learning from rewards, the holes between them were a fifth of the memory (smollm2: 280 MB).
-    """
-    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 22)
 
 
 def peak_memory() -> int:

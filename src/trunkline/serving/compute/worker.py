@@ -5,7 +5,6 @@ python -m trunkline.serving.compute.worker FD      started by pool.py, never by 
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -85,7 +84,6 @@ def main() -> None:
         signal.signal(one, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     sys.addaudithook(_stay_inside)
-    gc.freeze()  # what is imported stays: no collection has to go through all of it
     Worker(socket.socket(fileno=int(sys.argv[1]))).run()
     os._exit(0)  # threads that compute for nobody are not waited for
 
