@@ -2,7 +2,7 @@
 
     python bench/ppo.py sentiment --data FOLDER      # smollm2 goes on from openings of film reviews, for the reward of our own SST-2 branch
     python bench/ppo.py summaries --data FOLDER      # t5-small sums up dialogues, for ROUGE-L and a length
-    python bench/ppo.py speed                        # generation, scoring, update and memory: ours, and four whole models
+    python bench/ppo.py speed --peer PYTHON          # generation, scoring, update and memory: ours, four whole models, TRL (see bench/peers)
 
 sentiment: FOLDER holds sst2/train.tsv and dev.tsv (text, tab, 0 or 1). A classifier branch is tuned on smollm2's trunk (the reward), another on
 minilm (a second judge, which is only asked before and after). The policy is a LoRA branch at the same cut as the reward, so that one trunk pass,
@@ -12,11 +12,11 @@ summaries: FOLDER holds dialogsum/normalised/*.jsonl. A seq2seq branch is tuned 
 policy learns on others, whose references the reward sees: 10 times ROUGE-L's F against the reference, less how far the answer is from --target words, as a
 share of it. Measured on dialogues of the test file, answers drawn as in learning, and the likeliest ones ("greedy").
 
-speed: the plain one is written here, since the last library that had it has removed it: policy, reference, value and reward are four whole
-models in memory (float32); each scores the whole sequences from token ids; LoRA of the same rank on the same top layers of the policy, the value's head
-alone and the same layers by LoRA trained; all epochs run both models whole. Same answers a step, same number of tokens (no end ends an answer), same
-minibatches. Each runs in a process of its own; memory is its peak. Seconds are the processor's, so that other work on the machine does
-not count. The model is smollm2, its prompts are drawn tokens: what they say changes no time.
+speed: beside a plain PPO that is written here, and where --peer is given TRL's PPOTrainer of its last version that had one (1.12). Both hold policy,
+reference, value and reward as four whole models (float32), which score the whole sequences from token ids; LoRA of the same rank on the same top layers of
+policy and value is trained, and the value's head; all epochs run both models whole. Same answers a step, same number of tokens (no end ends an
+answer), same minibatches. Each runs in a process of its own, in turned order over --rounds; memory is its peak. Seconds are the processor's, so that
+other work on the machine does not count. The model is smollm2, its prompts are drawn tokens: what they say changes no time.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ import math
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -89,6 +91,8 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--target", type=int, default=15, help="words of a summary")
     parser.add_argument("--group", type=int, default=4, help="answers to a dialogue")
     parser.add_argument("--who", choices=("ours", "plain"), default="ours", help="used by speed")
+    parser.add_argument("--peer", help="a Python with trl==1.12.0, in speed")
+    parser.add_argument("--rounds", type=int, default=1, help="of speed")
     parser.add_argument("--prompt", type=int, default=16, help="tokens of a prompt, in speed")
     return parser.parse_args()
 
@@ -271,18 +275,45 @@ def speed(asked: argparse.Namespace) -> dict[str, Any]:
         "prompt": asked.prompt,
         "threads": asked.threads,
     }
-    found: dict[str, Any] = {"told": told}
-    for who in ("ours", "plain"):
-        command = [sys.executable, __file__, "one", "--who", who, *(f"--{name}={value}" for name, value in told.items())]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found[who] = json.loads(done.stdout.splitlines()[-1])
-    ours, plain = found["ours"], found["plain"]
-    print("| | ours | four whole models | ratio |\n|---|--:|--:|--:|")
+    runs: dict[str, list[dict[str, float]]] = {who: [] for who in ("ours", "plain", *(["TRL 1.12"] if asked.peer else []))}
+    for number in range(asked.rounds):
+        for who in list(runs)[:: -1 if number % 2 else 1]:
+            runs[who].append(_process(who, told, asked))
+            print(f"round {number + 1}, {who}: {_figure(runs[who][-1], 'all'):.1f} s", file=sys.stderr, flush=True)
+    others = [who for who in runs if who != "ours"]
+    heads = [part for who in others for part in (who.replace("plain", "four whole models"), "ratio")]
+    print(f"| | ours | {' | '.join(heads)} |\n|---|{'--:|' * (1 + len(heads))}")
     for name in ("generate", "score", "update", "score + update", "all", "memory"):
-        here, there = (_figure(one, name) for one in (ours, plain))
-        unit = "MB" if name == "memory" else "s"
-        print(f"| {name} | {here:,.1f} {unit} | {there:,.1f} {unit} | {there / here:.2f} |")
-    return found
+        unit, each = "MB" if name == "memory" else "s", {who: [_figure(one, name) for one in some] for who, some in runs.items()}
+        cells = [f"{median(each['ours']):,.1f} {unit}"]
+        for who in others:
+            ratios = [there / here for here, there in zip(each["ours"], each[who])]
+            cells += [f"{median(each[who]):,.1f} {unit}", f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"]
+        print(f"| {name} | {' | '.join(cells)} |")
+    return {"told": told, **runs}
+
+
+def _process(who: str, told: dict[str, int], asked: argparse.Namespace) -> dict[str, float]:
+    """What one contender's process prints."""
+    if who in ("ours", "plain"):
+        command = [sys.executable, __file__, "one", "--who", who, *(f"--{name}={value}" for name, value in told.items())]
+        return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    folder = _model_of_this_form()
+    size = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    job = {
+        **told,
+        "layers": told["depth"],
+        "minibatch": min(16, told["answers"]),
+        "model": str(folder),
+        "prompts": _prompts(asked, size).tolist(),
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        (Path(temporary) / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        command = [asked.peer, str(Path(__file__).parent / "peers/with_trl_ppo.py"), f"{temporary}/job.json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{asked.peer}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.rpartition("RESULT ")[2])
 
 
 def _figure(one: dict[str, float], name: str) -> float:

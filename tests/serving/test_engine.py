@@ -93,7 +93,7 @@ def test_one_pass_of_the_trunk_for_all_branches(engine, kinds):
     for name, one in kinds.items():
         engine.add(name, one)
     before = engine.passes
-    asked(engine, TEXTS, list(kinds))
+    asked(engine, TEXTS[:3], list(kinds))
     assert engine.passes - before == 1
 
 
@@ -120,7 +120,7 @@ def test_layers_that_two_branches_have_the_same_run_once_for_both(runtime, backb
     runs = []
     plain = Upper.hidden
     monkeypatch.setattr(Upper, "hidden", lambda upper, batch: runs.append(upper) or plain(upper, batch))
-    replies = asked(engine, TEXTS, ["one", "other", "third"])["answers"]
+    replies = asked(engine, TEXTS[:3], ["one", "other", "third"])["answers"]
     assert len(runs) == 2, "for one and other together, and for the third"
     for at, reply in enumerate(replies):
         assert reply["one"]["label"] == alone["one"][at].value
@@ -248,13 +248,14 @@ def test_a_trunk_in_4_bits_lends_no_weights_and_takes_none(order, tiny_folder, t
 def test_states_of_a_text_are_reused_by_its_tenant_alone(kinds):
     engine = Engine(cache_bytes=1 << 20, runtime="torch")
     engine.add("one", kinds["one"])
+    added = engine.passes
     first = asked(engine, TEXTS, ["one"], tenant="a")["answers"]
     passes = engine.passes
     again = asked(engine, TEXTS, ["one"], tenant="a")["answers"]
     assert engine.passes == passes
     assert all(np.abs(scores(x["one"]) - scores(y["one"])).max() <= FLOAT32 for x, y in zip(first, again))
     asked(engine, TEXTS, ["one"], tenant="b")
-    assert engine.passes == passes + 1
+    assert engine.passes - passes == passes - added > 0
     engine.close()
 
 
