@@ -12,10 +12,11 @@ from trunkline import names
 from trunkline.alignment import ppo
 from trunkline.alignment.finish import judges_of
 from trunkline.alignment.online import learn
-from trunkline.alignment.rewards import Part, judge, parts_of, reads_states
+from trunkline.alignment.rewards import Part, judge, parts_of, reads_states, require_worthy
 from trunkline.alignment.rollout import Drawing, Rollouts, roll_out
 from trunkline.branch import Branch
 from trunkline.errors import OptionError
+from trunkline.evaluation.report import Report
 from trunkline.model.backbone import load_backbone
 
 LABELS = ("bad", "good")
@@ -119,3 +120,34 @@ def test_judges_are_named_by_folders_with_weights_and_share_the_policys_backbone
     with pytest.raises(OptionError, match="weight"):
         judges_of(f"{tmp_path}/kind*much", None, policy)
     assert len(tiny.TEXTS) == len(PROMPTS)
+
+
+def measured_reward(backbone, tuned, lengths):
+    """A reward branch whose report says that it tells so large a share of the held-out pairs, and the lengths so many."""
+    made = Branch.new(backbone, names.task("reward").TaskSpec(), "full", names.method("full").Config(), 1, "float32")
+    results = [{"name": name, "metrics": {"pair_accuracy": {"value": value}}} for name, value in (("length", lengths), ("tuned", tuned))]
+    made.report = Report("reward", results=results)
+    return made
+
+
+@pytest.mark.parametrize(("tuned", "lengths", "worthy"), [(0.70, 0.60, True), (0.65, 0.60, True), (0.64, 0.50, False), (0.70, 0.66, False)])
+def test_a_reward_that_hardly_tells_pairs_is_not_learned_from(tuned, lengths, worthy, policy):
+    """Bar R6."""
+    found = parts_of({"kind": measured_reward(policy.backbone, tuned, lengths)}, policy)
+    if worthy:
+        require_worthy(found)
+        return
+    with pytest.raises(OptionError, match=rf"reward 'kind': of held-out pairs it tells {tuned:.1%}.*{lengths:.1%}.*weak_reward=note"):
+        require_worthy(found)
+    with pytest.warns(UserWarning, match="would learn its errors"):
+        require_worthy(found, "note")
+
+
+def test_learning_from_a_weak_reward_is_refused_before_anything_is_drawn(policy, monkeypatch):
+    monkeypatch.setattr("trunkline.alignment.online.roll_out", lambda *given, **told: pytest.fail("answers were drawn"))
+    with pytest.raises(OptionError, match="weak_reward=note"):
+        learn(policy, PROMPTS, measured_reward(policy.backbone, 0.6, 0.55), ppo.GOAL, ppo.Config(**{**TOY, "steps": 1}))
+
+
+def test_judges_without_such_figures_are_taken_as_they_are(policy):
+    require_worthy(parts_of({"kind": classifier(policy.backbone, 1), "short": lambda rows, said: [0.0] * len(said)}, policy))

@@ -28,7 +28,7 @@ class Settings:
     discount, decay: gamma and lambda of the advantages; clip: of the ratio; value_clip: of the value's move; entropy: weight of a bonus
     scale_rewards: divided by their deviation over all steps; whiten_advantages: mean 0 and deviation 1 in a step
     missing_end: taken off the reward of an answer that was cut at its longest; value_from: the "states" at the cut, or the "policy"'s last ones
-    hacking: at the signs of a gamed reward "stop", "note" them, or "off"
+    hacking: at the signs of a gamed reward "stop", "note" them, or "off"; weak_reward: at a reward branch that hardly tells pairs "stop" or "note"
     tensorboard: for `align`: a folder for event files, which TensorBoard shows while the run goes on
     seed, checkpoint_seconds: for `learn`; `align` takes both from the settings of the run
     reward, label: for `align`, which knows no functions: folders of branches that judge, with + between them and a weight behind a *, as in
@@ -58,6 +58,7 @@ class Settings:
     missing_end: float = 0.0
     value_from: str = "states"
     hacking: str = "stop"
+    weak_reward: str = "stop"
     seed: int = field(default=0, metadata={"setting": True})
     checkpoint_seconds: float = field(default=60.0, metadata={"setting": True})
     reward: str = ""
@@ -67,6 +68,7 @@ class Settings:
     def __post_init__(self) -> None:
         one_of("value_from", self.value_from, ("states", "policy"))
         one_of("hacking", self.hacking, ("stop", "note", "off"))
+        one_of("weak_reward", self.weak_reward, ("stop", "note"))
         for name, low, high in (("steps", 1, 100_000), ("answers", 1, 65536), ("group", 1, 4096), ("epochs", 1, 100), ("minibatch", 1, 65536),
                                 ("learning_rate", 1e-9, 10), ("value_learning_rate", 1e-9, 10), ("clip_gradient", 1e-6, 1e6),
                                 ("max_new_tokens", 1, 131072), ("temperature", 0.01, 100), ("kl", 0, 1000), ("discount", 0, 1), ("decay", 0, 1),

@@ -32,7 +32,7 @@ from trunkline.alignment.estimators import (
 )
 from trunkline.alignment.experience import Experience, Goal, Learned, Progress, Reward, Settings
 from trunkline.alignment.guards import ALARM, Guard, distinct
-from trunkline.alignment.rewards import Scores, judge, parts_of
+from trunkline.alignment.rewards import Scores, judge, parts_of, require_worthy
 from trunkline.alignment.roles import policy_from, same_trunk
 from trunkline.alignment.rollout import Drawing, Rollouts, check_policy, roll_out
 from trunkline.alignment.scoring import Value, cut_states, token_scores
@@ -94,6 +94,7 @@ class Loop:
         self.device = start.backbone.device
         self.drawing = Drawing(settings.max_new_tokens, settings.temperature)
         self.reward = parts_of(reward, start)
+        require_worthy(self.reward, settings.weak_reward)
         self.gold = parts_of(gold, start) if gold is not None else None
         self.learned: dict[str, torch.nn.Parameter] = dict(self.policy.network.learned())
         if not self.learned:

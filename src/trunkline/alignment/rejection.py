@@ -18,11 +18,11 @@ import numpy as np
 from trunkline import branch as branches
 from trunkline import storage
 from trunkline.alignment.finish import judges_of
-from trunkline.alignment.rewards import Part, judge, parts_of
+from trunkline.alignment.rewards import Part, judge, parts_of, require_worthy
 from trunkline.alignment.roles import policy_from
 from trunkline.alignment.rollout import Drawing, Rollouts, roll_out
 from trunkline.branch import Branch, identity, savable
-from trunkline.choices import between
+from trunkline.choices import between, one_of
 from trunkline.data.split import Split
 from trunkline.errors import OptionError
 from trunkline.evaluation.interval import bootstrap_mean
@@ -43,6 +43,7 @@ class Config:
 
     reward, label: folders of branches that judge, with + between them and a weight behind a *; and the label that a classifier is asked for
     max_new_tokens, temperature: how answers are drawn
+    weak_reward: at a reward branch that hardly tells pairs "stop" or "note"
     """
 
     reward: str = ""
@@ -52,8 +53,10 @@ class Config:
     rounds: int = 1
     max_new_tokens: int = 24
     temperature: float = 1.0
+    weak_reward: str = "stop"
 
     def __post_init__(self) -> None:
+        one_of("weak_reward", self.weak_reward, ("stop", "note"))
         for name, low, high in (("answers", 2, 1024), ("keep", 1, 1023), ("rounds", 1, 100), ("max_new_tokens", 1, 131072),
                                 ("temperature", 0.01, 100)):  # fmt: skip
             between(name, getattr(self, name), low, high)
@@ -116,6 +119,7 @@ def improve(
     out = savable(out) if out else None
     folder = out.with_name(f"{out.name}.checkpoints") if out else None
     judges, policy, seconds = parts_of(reward, start), policy_from(start), dict[str, float]()
+    require_worthy(judges, config.weak_reward)
     free = ("checkpoint_seconds", "force", "threads", "device")
     told = {f"settings.{name}": value for name, value in asdict(settings).items() if name not in free}
     about = {"goal": "rejection", "config": asdict(config), "rows": parts.train.fingerprint, "start": identity(start), **told}

@@ -8,6 +8,7 @@ Any other branch reads the texts.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,9 @@ from trunkline.types import Answer, Item, Row
 Function = Callable[[Sequence[Row], Sequence[str]], Sequence[float]]
 """From the rows of the prompts and the answers, both (N,), to N numbers. A row has `text`, and what else the user gave (`label`, `messages`)."""
 JUDGES = ("classify", "regress", "reward")
+LEAST_ACCURACY, ABOVE_LENGTHS = 0.65, 0.05
+"""Of held-out pairs so many a reward has to tell, and so many more than the lengths of their answers tell. Source: bar R6."""
+_LENGTHS = "length"  # the baseline of that name (evaluation/baselines/preferences.py)
 _SURE = 1e-6
 """A probability is taken as between this and 1 minus this, so that its log-odds are finite."""
 
@@ -83,6 +87,35 @@ def reads_states(part: Part, policy: Branch) -> bool:
         and (branch.task != "reward" or getattr(policy.spec, "form", "") == "chat")  # otherwise a line break was between the two
         and isinstance(branch.depth, int)
         and branch.depth <= int(policy.depth)
+    )
+
+
+def require_worthy(parts: Mapping[str, Part], weak_reward: str = "stop") -> None:
+    """Whether a policy may learn from these judges: a reward branch has to tell pairs apart, by its own report (R6). Others have no such figures.
+
+    weak_reward: "stop" raises where one does not, "note" warns. Raises: OptionError.
+    """
+    for name, part in parts.items():
+        if doubt := _doubt(part.judge):
+            text = f"reward {name!r}: {doubt} A policy would learn its errors. Tune it on more pairs"
+            if weak_reward == "stop":
+                raise OptionError(f"{text}, or take it as it is with weak_reward=note.")
+            warnings.warn(f"{text}.", stacklevel=3)
+
+
+def _doubt(judge: Branch | Function) -> str:
+    """Why a reward branch is not to be learned from; nothing of any other, and of one that was never measured."""
+    if not isinstance(judge, Branch) or judge.task != "reward" or judge.report is None:
+        return ""
+    found = {one["name"]: one["metrics"]["pair_accuracy"]["value"] for one in judge.report.results if "pair_accuracy" in one["metrics"]}
+    if "tuned" not in found:
+        return ""
+    told, lengths = found["tuned"], found.get(_LENGTHS, 0.0)
+    if told >= LEAST_ACCURACY and told >= lengths + ABOVE_LENGTHS:
+        return ""
+    return (
+        f"of held-out pairs it tells {told:.1%}, the lengths of the answers alone {lengths:.1%}; needed are {LEAST_ACCURACY:.0%}, and "
+        f"{100 * ABOVE_LENGTHS:.0f} points more than the lengths."
     )
 
 
