@@ -14,6 +14,7 @@ from trunkline.errors import DataError
 from trunkline.evaluation.measure import truth_and_scores
 from trunkline.evaluation.metrics import compute
 from trunkline.model.backbone import load_backbone
+from trunkline.states.collate import collate
 from trunkline.states.held import HeldStates
 from trunkline.tasks import reward
 from trunkline.tasks.reward import TaskSpec
@@ -87,6 +88,29 @@ def test_a_long_prompt_loses_its_beginning_and_the_answer_stays(tiny_folder):
             assert len(item.tokens[0]) <= 16
             assert "money" in said
             assert "please cancel today" in said
+
+
+@pytest.mark.parametrize("family", ["bert", "xlm-roberta", "llama", "t5"])
+@pytest.mark.parametrize("chat", [False, True])
+def test_the_answers_own_tokens_are_averaged(family, chat, tiny_folder):
+    backbone = load_backbone(tiny_folder(family))
+    messages = {"messages": [{"role": "user", "content": "where is my order"}]} if chat else {}
+    row = {"text": "where is my order", "text_b": "please cancel today", "rejected": "money"} | messages
+    item = reward.prepare(row, backbone.tokenizer, TaskSpec())
+    for tokens, begin, answer in zip(item.tokens, item.about, (row["text_b"], row["rejected"]), strict=True):
+        said = [backbone.tokenizer.text(part.tolist()) for part in (tokens.ids[:begin], tokens.ids[begin:])]
+        assert "order" in said[0]
+        assert answer in said[1]
+        assert "order" not in said[1]
+        assert answer not in said[0]
+    branch = Branch.new(backbone, TaskSpec(), "full", names.method("full").Config(), 1, "float32")
+    branch.network.eval()
+    made = collate([item], branch.source(), branch.spec)
+    with torch.no_grad():
+        out = branch.network(made)
+        wanted = [branch.network.head.linear(hidden[begin : len(tokens)].mean(0))
+                  for hidden, tokens, begin in zip(out.hidden, item.tokens, item.about)]  # fmt: skip
+    assert torch.allclose(out.logits, torch.stack(wanted), atol=1e-5)
 
 
 def test_rows_without_a_pair_or_a_margin_that_is_asked_for_are_refused():

@@ -163,7 +163,8 @@ def _from_states(part: Part, rollouts: Rollouts, policy: Branch) -> list[float]:
     tokens = [item.tokens[0] for item in rollouts.items] if ends else list(rollouts.said)
     lift = Lift(policy.backbone, policy.depth, branch.depth)
     source = HeldStates(tokens, rollouts.source, lift, branch.states)
-    return [_number(part, answer) for answer in branch.answers([Item((one,)) for one in tokens], source)]
+    begin = [len(item.about) if ends else 0 for item in rollouts.items]  # of a decoder's rollouts the prompt is what they are about
+    return [_number(part, answer) for answer in branch.answers([Item((one,), about=(at,)) for one, at in zip(tokens, begin)], source)]
 
 
 def _rows(part: Part, rollouts: Rollouts, policy: Branch) -> list[Row]:

@@ -20,6 +20,9 @@ from transformers import AutoTokenizer
 from trunkline.errors import DataError, ModelError
 from trunkline.types import Row, Spec, Tokens
 
+_LONGEST = 20
+"""Characters a token, far beyond any text worth reading: what is longer is cut before the tokenizer sees it."""
+
 
 class Tokenizer:
     """`encode` for one text or a pair. Holds one fast tokenizer; `pad_id` fills short rows, `start_ids` stand before a text, `end_id` behind it."""
@@ -53,13 +56,23 @@ class Tokenizer:
 
         A decoder has no pair format of its own: there the two texts are joined by a line break.
         """
+        encoding, was_cut = self.pair(text, text_b, max_tokens=max_tokens)
+        return self.tokens(encoding), was_cut
+
+    def pair(self, text: str, text_b: str | None = None, *, max_tokens: int) -> tuple[Encoding, bool]:
+        """The same as the library's encoding, with offsets and sequence ids."""
         if text_b is not None and self.pairs_joined:
             text, text_b = f"{text}\n{text_b}", None
-        # 20 characters a token is far beyond any text worth reading: what is longer is cut before the tokenizer sees it
-        limit = max_tokens * 20
+        limit = max_tokens * _LONGEST
         encoding = self.encodings(text[:limit], None if text_b is None else text_b[:limit], max_tokens=max_tokens)[0]
-        was_cut = bool(encoding.overflowing) or len(text) > limit or len(text_b or "") > limit
-        return self.tokens(encoding), was_cut
+        return encoding, bool(encoding.overflowing) or len(text) > limit or len(text_b or "") > limit
+
+    def second(self, encoding: Encoding, text: str) -> int:
+        """The place in `pair`'s encoding where the second text begins: that of its last token where nothing of it is left."""
+        real = [at for at, special in enumerate(encoding.special_tokens_mask) if not special]
+        behind = len(text) + 1  # the line break that joins two texts
+        found = (at for at in real if (encoding.offsets[at][0] >= behind if self.pairs_joined else encoding.sequence_ids[at] == 1))
+        return next(found, real[-1] if real else 0)
 
     def encodings(self, text: str, text_b: str | None = None, *, max_tokens: int, stride: int = 0) -> list[Encoding]:
         """The library's encoding, with offsets, word ids and sequence ids: one, cut at `max_tokens` (the longest part first), or with a stride

@@ -20,6 +20,7 @@ from trunkline.model.heads.pooling import POOLINGS, PooledHead
 from trunkline.model.writing.chat import render
 from trunkline.types import Answer, Batch, Item, Output, Row, Rows, Spec, Tokens
 
+ANSWER = "answer"
 METRICS = ("pair_accuracy", "pair_loss", "pair_ece")
 
 
@@ -29,11 +30,13 @@ class TaskSpec(Spec):
     center: weight of a term that pulls the sum of the two rewards of a pair to zero, so that rewards stay around zero over prompts
     temperature: what rewards are divided by, fitted on the validation rows: then their differences are log-odds that can be believed
 
+    pooling: "answer" is the mean over the answer's own tokens: those of the prompt are nearly the same beside both answers
     max_tokens: of prompt and answer together; a prompt that is too long loses its beginning.
     """
 
     kind: ClassVar[str] = "preferences"
     task: str = "reward"
+    pooling: str = ANSWER
     max_tokens: int = 512
     margin: float = 0.0
     center: float = 0.0
@@ -42,7 +45,7 @@ class TaskSpec(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("pooling", self.pooling, POOLINGS)
+        one_of("pooling", self.pooling, (*POOLINGS, ANSWER))
         between("margin", self.margin, 0.0, 100.0)
         between("center", self.center, 0.0, 100.0)
         between("dropout", self.dropout, 0.0, 0.9)
@@ -59,16 +62,35 @@ class TaskSpec(Spec):
 
 
 def prepare(row: Row, tokenizer: Any, spec: TaskSpec) -> Item:
-    """Prompt and answer as one `Tokens`; with a worse answer two, and as target the row's margin (0 where it has none)."""
+    """Prompt and answer as one `Tokens`; with a worse answer two, and as target the row's margin (0 where it has none). about: where each answer begins."""
     answers = [row["text_b"], *([row["rejected"]] if row.get("rejected") else [])] if row.get("text_b") else [None]
     encoded = [_encoded(row, answer, tokenizer, spec) for answer in answers]
     target = np.float32(row.get("margin") or 0.0) if len(answers) == 2 else None
-    return Item(tuple(tokens for tokens, _ in encoded), target, any(cut for _, cut in encoded))
+    return Item(tuple(one.tokens for one in encoded), target, any(one.was_cut for one in encoded), tuple(one.answer for one in encoded))
+
+
+class AnswerHead(PooledHead):
+    """hidden (S, T, D) -> logits (S, 1): the mean of the answer's tokens, of all where nothing says where it begins; dropout, one linear layer."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__(width, 1, "mean", dropout)
+
+    def forward(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return self.linear(self.dropout(self.pooling(hidden, _of_answers(batch))))
+
+
+def _of_answers(batch: Batch) -> torch.Tensor:
+    """(S, T) bool: the real tokens from where each answer begins."""
+    starts = [start for about in batch.abouts for start in about or ()]
+    if len(starts) != len(batch.mask):
+        return batch.mask
+    begin = torch.tensor(starts, device=batch.mask.device)[:, None]
+    return batch.mask & (torch.arange(batch.mask.shape[1], device=batch.mask.device) >= begin)
 
 
 def head(width: int, spec: TaskSpec) -> nn.Module:
     """Pooling and a linear layer: hidden (S, T, D) -> logits (S, 1), the rewards before the temperature."""
-    return PooledHead(width, 1, spec.pooling, spec.dropout)
+    return AnswerHead(width, spec.dropout) if spec.pooling == ANSWER else PooledHead(width, 1, spec.pooling, spec.dropout)
 
 
 def loss(out: Output, batch: Batch) -> torch.Tensor:
@@ -99,23 +121,36 @@ def _scored(logits: torch.Tensor) -> torch.Tensor:
     return logits[:, 0] if logits.dtype == torch.float64 else logits[:, 0].float()
 
 
-def _encoded(row: Row, answer: str | None, tokenizer: Any, spec: TaskSpec) -> tuple[Tokens, bool]:
+@dataclass(frozen=True)
+class _Encoded:
+    """A prompt and an answer, and the place of the answer's first token."""
+
+    tokens: Tokens
+    answer: int
+    was_cut: bool
+
+
+def _encoded(row: Row, answer: str | None, tokenizer: Any, spec: TaskSpec) -> _Encoded:
     """A chat by the model's template where it is one that writes, else prompt and answer as a pair of texts."""
     if answer is None:
-        return tokenizer.encode(row["text"], max_tokens=spec.max_tokens)
+        tokens, was_cut = tokenizer.encode(row["text"], max_tokens=spec.max_tokens)
+        return _Encoded(tokens, 0, was_cut)
     if row.get("messages") and tokenizer.pairs_joined:
         messages = [*row["messages"], {"role": "assistant", "content": answer}]
-        return _end_of(render(tokenizer, messages, add_answer_prompt=False).ids, len(tokenizer.start_ids), spec.max_tokens)
+        rendered = render(tokenizer, messages, add_answer_prompt=False)
+        first = int(rendered.of(len(messages) - 1).argmax())
+        return _end_of(rendered.ids, first, len(tokenizer.start_ids), spec.max_tokens)
     prompt = _cut(row["text"], answer, tokenizer, spec.max_tokens)
-    tokens, was_cut = tokenizer.encode(prompt, answer, max_tokens=spec.max_tokens)
-    return tokens, was_cut or prompt != row["text"]
+    encoding, was_cut = tokenizer.pair(prompt, answer, max_tokens=spec.max_tokens)
+    return _Encoded(tokenizer.tokens(encoding), tokenizer.second(encoding, prompt), was_cut or prompt != row["text"])
 
 
-def _end_of(ids: np.ndarray, start: int, count: int) -> tuple[Tokens, bool]:
-    """The ids that stand before every text and so many of the last ones in all, and whether anything was cut."""
+def _end_of(ids: np.ndarray, answer: int, start: int, count: int) -> _Encoded:
+    """The ids that stand before every text and so many of the last ones in all."""
     if len(ids) <= count:
-        return Tokens(ids), False
-    return Tokens(np.concatenate([ids[:start], ids[len(ids) - count + start :]])), True
+        return _Encoded(Tokens(ids), answer, False)
+    gone = len(ids) - count
+    return _Encoded(Tokens(np.concatenate([ids[:start], ids[gone + start :]])), max(start, answer - gone), True)
 
 
 def _cut(prompt: str, answer: str, tokenizer: Any, count: int) -> str:
