@@ -212,6 +212,19 @@ def test_what_is_no_number(value):
         read([{"text": "hello", "label": value}], task="regress", text="text", label="label")
 
 
+@pytest.mark.parametrize(
+    ("first", "count"),
+    [("message", 2), ("留言内容", 3), ("文本", 2), ("My card is lost", 3), ("Where is it? It was sent in May and is not here yet.", 3)],
+)
+def test_of_one_column_the_first_line_is_a_text_unless_it_names_it(tmp_path, first, count):
+    path = tmp_path / "live.txt"
+    path.write_text(f"{first}\nI want, please, a new card\nand: where is my money; tell me\n", encoding="utf-8")
+    rows = read(path, labelled=False)
+    assert len(rows) == count
+    assert rows[-1]["text"] == "and: where is my money; tell me"
+    assert any("names no column" in note for note in rows.notes) == (count == 3)
+
+
 def test_texts_without_labels():
     rows = read([{"text": "hello"}, {"text": "there"}], labelled=False)
     assert list(rows) == [{"text": "hello"}, {"text": "there"}]

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trunkline.data.columns import TEXT
 from trunkline.data.decode import Encoding, open_text
 from trunkline.data.table import Records, Table
 from trunkline.errors import DataError, OptionError
@@ -43,6 +45,9 @@ def read_delimited(path: Path, suffix: str, encoding: Encoding, *, header: bool,
         csv.field_size_limit(MAX_CELL)  # the module's own limit is one for the whole process, so it is only ever raised
     cells = _Cells(path, encoding, separator)
     names = cells.first()
+    if header and separator == _NONE and not _is_name(names[0]):
+        header = False
+        notes.append("The first line names no column, and is a text like the others.")
     columns = _names(names) if header else tuple(map(str, range(len(names))))
     return Table(str(path), columns, _records(cells, columns, header, notes), header, notes=notes)
 
@@ -118,6 +123,11 @@ def _records(cells: _Cells, columns: tuple[str, ...], header: bool, notes: list[
 
 def _names(cells: list[str]) -> tuple[str, ...]:
     return tuple(name.strip() or f"column {place}" for place, name in enumerate(cells, 1))
+
+
+def _is_name(line: str) -> bool:
+    """Whether the first line of a file of one column names it: with a usual name, or one word of ASCII. Else a text would be lost."""
+    return line.strip().casefold() in TEXT or re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", line.strip()) is not None
 
 
 def _sniff(path: Path, encoding: Encoding, candidates: str, alone: bool) -> str:
