@@ -26,6 +26,7 @@ _NEVER = -1000.0
 """The logit of a label without a training row: its probability is 0."""
 _MANY = 5000
 """From so many rows on SAGA may stop ten times as early: a pass takes as many more steps, and the answers are the same."""
+_BLOCK = 8192
 _DEAD = 1e-6
 """A dimension that varies less than this share of the usual one is noise of rounding, and left out."""
 
@@ -87,15 +88,22 @@ def _digest(*given: Any) -> str:
     found = hashlib.sha256()
     for one in given:
         found.update(repr((one.dtype, one.shape) if isinstance(one, np.ndarray) else one).encode())
-        found.update(np.ascontiguousarray(one).tobytes() if isinstance(one, np.ndarray) else b"")
+        if isinstance(one, np.ndarray):
+            found.update(np.ascontiguousarray(one).reshape(-1).view(np.uint8).data)
     return found.hexdigest()
 
 
 def _standardised(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The vectors with mean 0 and deviation 1, float32; the mean; the deviation, infinite (so: 0 when divided by) in dead dimensions."""
-    mean, deviation = vectors.mean(0, dtype=np.float64), vectors.std(0, dtype=np.float64)
+    count, blocks = len(vectors), range(0, len(vectors), _BLOCK)  # block by block, or it takes four times the memory of the vectors
+    mean = sum((vectors[at : at + _BLOCK].sum(0, dtype=np.float64) for at in blocks), np.zeros(vectors.shape[1])) / count
+    squares = sum(((vectors[at : at + _BLOCK] - mean) ** 2).sum(0) for at in blocks)
+    deviation = np.sqrt(squares / count)
     deviation = np.where(deviation > _DEAD * np.median(deviation), deviation, np.inf)
-    return ((vectors - mean) / deviation).astype(np.float32), mean, deviation
+    scaled = np.empty(vectors.shape, dtype=np.float32)
+    for at in blocks:
+        scaled[at : at + _BLOCK] = (vectors[at : at + _BLOCK] - mean) / deviation
+    return scaled, mean, deviation
 
 
 def goodness(truth: np.ndarray, scores: np.ndarray, spec: Any) -> float:

@@ -73,7 +73,7 @@ class Drifted:
         if self.confidence:
             one = self.confidence
             lines.append(
-                f"Confidence of answers: {one.before:.1%} before, {one.now:.1%} now"
+                f"Confidence of answers: {one.before:.1%} before (too high where the branch learned from these rows), {one.now:.1%} now"
                 + (f", another from row {one.changed:,} on." if one.changed else ", no change within the live rows.")
             )
         parts = [head, "\n".join(lines)]
