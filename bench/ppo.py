@@ -2,7 +2,6 @@
 
     python bench/ppo.py sentiment --data FOLDER      # smollm2 goes on from openings of film reviews, for the reward of our own SST-2 branch
     python bench/ppo.py summaries --data FOLDER      # t5-small sums up dialogues, for ROUGE-L and a length
-    python bench/ppo.py harmless --data FOLDER       # smollm2 answers people, for the reward of a branch that was tuned on hh-rlhf's pairs
     python bench/ppo.py speed --peer PYTHON          # generation, scoring, update and memory: ours, four whole models, TRL (see bench/peers)
 
 sentiment: FOLDER holds sst2/train.tsv and dev.tsv (text, tab, 0 or 1). A classifier branch is tuned on smollm2's trunk (the reward), another on
@@ -12,10 +11,6 @@ made while writing, serves all. Before and after are measured on the same openin
 summaries: FOLDER holds dialogsum/normalised/*.jsonl. A seq2seq branch is tuned on --rows short dialogues (LoRA, the decoder's upper layers); from it the
 policy learns on others, whose references the reward sees: 10 times ROUGE-L's F against the reference, less how far the answer is from --target words, as a
 share of it. Measured on dialogues of the test file, answers drawn as in learning, and the likeliest ones ("greedy").
-
-harmless: FOLDER holds hh_rlhf_harmless_test/test.jsonl.gz. A reward branch is tuned on e5-small from the pairs of three quarters of the dialogues (what it tells
-of the others is printed), a second judge on minilm from the same pairs. smollm2 chats by its own template; its LoRA policy learns on prompts of those
-dialogues, and is measured on prompts of the others, once a text, by both judges.
 
 speed: beside a plain PPO that is written here, and where --peer is given TRL's PPOTrainer of its last version that had one (1.12). Both hold policy,
 reference, value and reward as four whole models (float32), which score the whole sequences from token ids; LoRA of the same rank on the same top layers of
@@ -27,7 +22,6 @@ other work on the machine does not count. The model is smollm2, its prompts are 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import math
 import resource
@@ -36,7 +30,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -51,13 +44,10 @@ from trunkline import names
 from trunkline.alignment import grpo, ppo, rloo
 from trunkline.alignment.estimators import gae, policy_loss, token_rewards, value_loss, whiten
 from trunkline.alignment.online import Loop, learn
-from trunkline.alignment.preference import written
 from trunkline.alignment.rewards import Part, judge, parts_of
 from trunkline.alignment.roles import fresh, token_log_probabilities
 from trunkline.alignment.rollout import Drawing, roll_out
 from trunkline.branch import Branch
-from trunkline.data.read import read
-from trunkline.data.split import Split, split
 from trunkline.model import sources
 from trunkline.model.backbone import load_backbone
 from trunkline.train.settings import Settings
@@ -75,7 +65,7 @@ def main() -> int:
     asked = _asked()
     torch.set_num_threads(asked.threads)
     OUT.mkdir(parents=True, exist_ok=True)
-    found = {"sentiment": sentiment, "summaries": summaries, "harmless": harmless, "speed": speed, "one": one}[asked.what](asked)
+    found = {"sentiment": sentiment, "summaries": summaries, "speed": speed, "one": one}[asked.what](asked)
     if asked.what != "one":
         (OUT / f"{asked.what}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return 0
@@ -83,7 +73,7 @@ def main() -> int:
 
 def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("sentiment", "summaries", "harmless", "speed", "one"))
+    parser.add_argument("what", choices=("sentiment", "summaries", "speed", "one"))
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--depth", type=int, default=6)
@@ -215,49 +205,6 @@ def summaries(asked: argparse.Namespace) -> dict[str, Any]:
     for (text, label, one), (_, _, other) in zip(found["before"]["greedy"], found["after"]["greedy"]):
         print(f"\n{text}\n  reference: {label}\n  before:    {one}\n  after:     {other}")
     return found
-
-
-def harmless(asked: argparse.Namespace) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "pairs.jsonl"
-        file.write_bytes(gzip.decompress((asked.data / "hh_rlhf_harmless_test/test.jsonl.gz").read_bytes()))
-        parts = split(read(file, "reward", skip_bad=Path(folder) / "bad.jsonl"), by="group", validation=0.1, test=0.25)
-    began = time.process_time()
-    reward, second = (_preferred(parts, *one) for one in (("e5-small", 4, 1e-4), ("minilm", 2, 1e-4)))
-    tuned = time.process_time() - began
-    prompts = [[row for row in part if len(row["text"]) <= _SHORT] for part in (parts.train, parts.test)]
-    measured = list({row["text"]: row for row in prompts[1]}.values())[: asked.measured]
-    start = fresh(
-        load_backbone("smollm2"), written(replace(parts.train, rows=tuple(prompts[0])), "generate"), "lora", asked.depth, "float32"
-    )
-    config = ppo.Config(
-        steps=asked.steps, answers=asked.answers, minibatch=12, epochs=asked.epochs, max_new_tokens=asked.new, kl=asked.kl,
-        learning_rate=asked.rate, seed=asked.seed, hacking="note",
-    )  # fmt: skip
-    judges = {"reward": Part(reward), "second": Part(second)}
-    began, wall = time.process_time(), time.perf_counter()
-    learned = learn(start, prompts[0], judges["reward"], ppo.GOAL, config, on_step=lambda entry: print(_line(entry), flush=True))
-    seconds = {"tune the two judges": tuned, "ppo": time.process_time() - began, "ppo on the wall": time.perf_counter() - wall}
-    found: dict[str, Any] = {"told": {k: str(v) for k, v in vars(asked).items()}, "seconds": seconds, "stopped": learned.stopped}
-    found |= {
-        name: _measured(policy, start, judges, measured, asked.new) for name, policy in (("before", start), ("after", learned.policy))
-    }
-    found["history"] = learned.history
-    print(_compared(found, ("reward", "second")))
-    for (text, one, _), (_, other, _) in zip(found["before"]["samples"], found["after"]["samples"]):
-        print(f"\n{text[-200:]}\n  before: {one!r}\n  after:  {other!r}")
-    return found
-
-
-def _preferred(parts: Split, model: str, depth: int, rate: float) -> Branch:
-    """A reward branch, or the one that an earlier run left; with what it tells of the pairs that were held out."""
-    folder = OUT / f"reward-{model}"
-    if not folder.is_dir():
-        settings = Settings(threads=torch.get_num_threads(), epochs=1, learning_rate=rate, task_options="max_tokens=224:center=0.01")
-        tune(parts, model, method="full", depth=depth, settings=settings, out=folder)
-    branch = branches.load(folder)
-    print(branch.report)
-    return branch
 
 
 def _dialogues(path: Path) -> list[Row]:

@@ -23,6 +23,7 @@ from trunkline.train.settings import Settings
 from trunkline.train.tune import tune
 from trunkline.types import Batch, Output, Rows
 
+SOLVED = Settings(epochs=1, threads=1)
 WORDS = ("card", "order", "money", "account", "password", "package")
 
 
@@ -111,6 +112,16 @@ def test_the_answers_own_tokens_are_averaged(family, chat, tiny_folder):
         wanted = [branch.network.head.linear(hidden[begin : len(tokens)].mean(0))
                   for hidden, tokens, begin in zip(out.hidden, item.tokens, item.about)]  # fmt: skip
     assert torch.allclose(out.logits, torch.stack(wanted), atol=1e-5)
+
+
+def test_a_head_alone_is_solved(tiny_folder):
+    """It is the linear reward of the report's baseline "untuned", its answers have a mean of 0, and training rows are told by it."""
+    branch = tune(split(toy(60), validation=0.2, test=0.2), load_backbone(tiny_folder("bert")), method="probe", depth=0, settings=SOLVED)
+    found = {one["name"]: one["metrics"] for one in branch.report.results}
+    assert found["tuned"]["pair_accuracy"]["value"] == found["untuned"]["pair_accuracy"]["value"] > 0.8
+    rows = toy(60)
+    given = branch.predict([(row["text"], row[name]) for row in rows for name in ("text_b", "rejected")])
+    assert abs(np.mean([answer.value for answer in given])) < 0.2 * np.std([answer.value for answer in given])
 
 
 def test_rows_without_a_pair_or_a_margin_that_is_asked_for_are_refused():

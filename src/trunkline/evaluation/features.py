@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from trunkline.model.backbone import ALL, Backbone, Depth
 from trunkline.model.batches import by_length
-from trunkline.model.heads.pooling import Pooling, compared
+from trunkline.model.heads.pooling import ANSWER, Pooling, compared, of_answers
 from trunkline.model.network import Network
 from trunkline.states.collate import Source, collate
 from trunkline.types import Batch, Item, Spec
@@ -19,11 +20,12 @@ from trunkline.types import Batch, Item, Spec
 class _Pooled(nn.Module):
     def __init__(self, width: int, pooling: str) -> None:
         super().__init__()
-        self.pooling = Pooling(width, pooling)
+        self.answers = pooling == ANSWER
+        self.pooling = Pooling(width, "mean" if self.answers else pooling)
 
     def forward(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
         with torch.autocast(hidden.device.type, enabled=False):  # the mean of states that are there already is exact in any precision
-            return self.pooling(hidden.float(), batch.mask)
+            return self.pooling(hidden.float(), of_answers(batch) if self.answers else batch.mask)
 
 
 class _AsTheyAre(nn.Module):
@@ -43,7 +45,7 @@ def untuned(
     """
     network = Network(backbone, depth if source is not None else ALL, _Pooled(backbone.width, pooling)).to(backbone.device).eval()
     found = np.empty((len(items), backbone.width), dtype=np.float32)
-    first = [Item(item.tokens[:1]) for item in items]
+    first = [Item(item.tokens[:1], about=item.about[:1] if pooling == ANSWER else None) for item in items]
     for indices in by_length([len(item.tokens[0]) for item in first]):
         batch = collate([first[i] for i in indices], source, Spec(), backbone.tokenizer.pad_id).to(backbone.device)
         with torch.autocast(backbone.device.type, precision, enabled=precision != torch.float32):
@@ -62,6 +64,17 @@ def read_by_head(
     halves = [[Item(item.tokens[at : at + 1]) for item in items] for at in (0, 1)]
     one, other = (torch.from_numpy(untuned(backbone, depth, half, source, pooling, precision)) for half in halves)
     return compared(one, other).numpy()
+
+
+def differences(
+    backbone: Backbone, depth: Depth, items: Sequence[Item], source: Source | None, pooling: str, precision: torch.dtype = torch.float32
+) -> np.ndarray:  # fmt: skip
+    """(N, D) float32: what the untouched model makes of each item's first text less what it makes of its second."""
+    halves = [
+        [replace(item, tokens=item.tokens[at : at + 1], about=item.about and item.about[at : at + 1]) for item in items] for at in (0, 1)
+    ]
+    one, other = (untuned(backbone, depth, half, source, pooling, precision) for half in halves)
+    return one - other
 
 
 @torch.no_grad()

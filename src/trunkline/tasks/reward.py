@@ -16,11 +16,10 @@ from torch.nn import functional
 
 from trunkline.choices import between, one_of
 from trunkline.errors import DataError
-from trunkline.model.heads.pooling import POOLINGS, PooledHead
+from trunkline.model.heads.pooling import ANSWER, POOLINGS, AnswerHead, PooledHead
 from trunkline.model.writing.chat import render
 from trunkline.types import Answer, Batch, Item, Output, Row, Rows, Spec, Tokens
 
-ANSWER = "answer"
 METRICS = ("pair_accuracy", "pair_loss", "pair_ece")
 
 
@@ -69,28 +68,9 @@ def prepare(row: Row, tokenizer: Any, spec: TaskSpec) -> Item:
     return Item(tuple(one.tokens for one in encoded), target, any(one.was_cut for one in encoded), tuple(one.answer for one in encoded))
 
 
-class AnswerHead(PooledHead):
-    """hidden (S, T, D) -> logits (S, 1): the mean of the answer's tokens, of all where nothing says where it begins; dropout, one linear layer."""
-
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__(width, 1, "mean", dropout)
-
-    def forward(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
-        return self.linear(self.dropout(self.pooling(hidden, _of_answers(batch))))
-
-
-def _of_answers(batch: Batch) -> torch.Tensor:
-    """(S, T) bool: the real tokens from where each answer begins."""
-    starts = [start for about in batch.abouts for start in about or ()]
-    if len(starts) != len(batch.mask):
-        return batch.mask
-    begin = torch.tensor(starts, device=batch.mask.device)[:, None]
-    return batch.mask & (torch.arange(batch.mask.shape[1], device=batch.mask.device) >= begin)
-
-
 def head(width: int, spec: TaskSpec) -> nn.Module:
     """Pooling and a linear layer: hidden (S, T, D) -> logits (S, 1), the rewards before the temperature."""
-    return AnswerHead(width, spec.dropout) if spec.pooling == ANSWER else PooledHead(width, 1, spec.pooling, spec.dropout)
+    return AnswerHead(width, 1, spec.dropout) if spec.pooling == ANSWER else PooledHead(width, 1, spec.pooling, spec.dropout)
 
 
 def loss(out: Output, batch: Batch) -> torch.Tensor:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from trunkline import names, storage
@@ -17,7 +16,7 @@ from trunkline.data.split import Split
 from trunkline.errors import MissingExtra
 from trunkline.evaluation.baselines import entities, preferences, ranks, spans
 from trunkline.evaluation.baselines.labels import Result, baselines
-from trunkline.evaluation.features import read_by_head, untuned
+from trunkline.evaluation.features import differences, read_by_head
 from trunkline.evaluation.measure import truth_and_scores, written
 from trunkline.memory import give_back
 from trunkline.states.collate import Source
@@ -111,12 +110,11 @@ def _preferences(on: Measured) -> list[Result]:
     """The lengths of the answers, and a linear model on what the untuned states of the two answers differ in."""
     rows, branch = on.parts.parts(), on.branch
 
-    def differing(part: str) -> np.ndarray:
-        halves = [[replace(item, tokens=item.tokens[at : at + 1]) for item in on.items[part]] for at in (0, 1)]
-        one, other = (untuned(branch.backbone, branch.depth, half, on.source, branch.spec.pooling, on.precision) for half in halves)
-        return one - other
-
-    states = preferences.untuned(differing("train"), differing(on.part), differing("validation"))
+    train, held, validation = (
+        differences(branch.backbone, branch.depth, on.items[part], on.source, branch.spec.pooling, on.precision)
+        for part in ("train", on.part, "validation")
+    )
+    states = preferences.untuned(train, held, validation)
     return [preferences.lengths(rows["train"], rows[on.part]), states]
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from trunkline.branch import Branch
-from trunkline.evaluation.baselines import entities
-from trunkline.evaluation.features import read_by_head
+from trunkline.evaluation.baselines import entities, preferences
+from trunkline.evaluation.features import differences, read_by_head, untuned
 from trunkline.evaluation.linear import Linear, fit_linear
 from trunkline.model.heads.pooling import PooledHead
 from trunkline.tasks.tag import TagHead
@@ -42,6 +42,9 @@ def solve_head(branch: Branch, data: Data) -> bool:
     if not alone:
         return False
     weighted = getattr(branch.spec, "weights", ()) or getattr(branch.spec, "focal_gamma", 0) or getattr(branch.spec, "loss", "mse") != "mse"
+    if branch.spec.kind == "preferences" and not branch.spec.margin and isinstance(branch.network.head, PooledHead):
+        _put_reward(branch, data)
+        return True
     if branch.spec.kind not in _KINDS or weighted or not isinstance(branch.network.head, PooledHead):
         return False
     put(branch, _from_texts(branch, data))
@@ -75,6 +78,18 @@ def put(branch: Branch, solved: Linear) -> None:
         weight, bias = weight / branch.spec.std, (bias - branch.spec.mean) / branch.spec.std
     head.linear.weight.copy_(torch.from_numpy(weight))
     head.linear.bias.copy_(torch.from_numpy(bias))
+
+
+@torch.no_grad()
+def _put_reward(branch: Branch, data: Data) -> None:
+    """Write the linear reward into the branch's head; the training answers have a mean of 0."""
+    parts = [data.train, data.validation]
+    train, held = (differences(branch.backbone, branch.depth, one, data.source, data.spec.pooling) for one in parts)
+    weight, _ = preferences.solved(train, held)
+    answers = untuned(branch.backbone, branch.depth, data.train, data.source, data.spec.pooling)
+    head: Any = branch.network.head
+    head.linear.weight.copy_(torch.from_numpy(weight)[None])
+    head.linear.bias.fill_(-float((answers @ weight - train @ weight / 2).mean()))
 
 
 @torch.no_grad()

@@ -9,6 +9,8 @@ from trunkline.errors import DataError
 from trunkline.types import Batch, Rows, Spec
 
 POOLINGS = ("mean", "first", "last", "attention")
+ANSWER = "answer"
+"""The mean of the tokens from where `Item.about` says that an answer begins; a pooling of rewards alone."""
 PAIRS = ("auto", "together", "apart")
 
 
@@ -51,6 +53,27 @@ class PooledHead(nn.Module):
 
     def forward(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
         return self.linear(self.dropout(self.pooling(hidden, batch.mask)))
+
+
+class AnswerHead(PooledHead):
+    """hidden (S, T, D) -> logits (S, outputs): the mean of the answer's tokens, dropout, one linear layer."""
+
+    def __init__(self, width: int, outputs: int, dropout: float) -> None:
+        super().__init__(width, outputs, "mean", dropout)
+
+    def forward(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return self.linear(self.dropout(self.pooling(hidden, of_answers(batch))))
+
+
+def of_answers(batch: Batch) -> torch.Tensor:
+    """(S, T) bool: the real tokens from where each answer begins; all of them where nothing says so."""
+    starts = [start for about in batch.abouts for start in about or ()]
+    if not starts:
+        return batch.mask
+    if len(starts) != len(batch.mask):
+        raise ValueError(f"{len(batch.mask)} texts, and {len(starts)} places where an answer begins")
+    begin = torch.tensor(starts, device=batch.mask.device)[:, None]
+    return batch.mask & (torch.arange(batch.mask.shape[1], device=batch.mask.device) >= begin)
 
 
 class PairHead(PooledHead):
