@@ -19,6 +19,7 @@ FIGURES: dict[str, Callable[[Run], float]] = {
     "test_accuracy": lambda run: run["test_accuracy"],
     "validation_accuracy": lambda run: run["validation_accuracy"],
     "seconds": lambda run: run["seconds"],
+    "processor_seconds": lambda run: run["processor_seconds"],
     "seconds_without_measuring": lambda run: run["seconds"] - run["stages"].get("measure", 0.0),
     "peak_bytes": lambda run: run["peak_bytes"],
     "epochs_run": lambda run: run["epochs_run"],
@@ -65,6 +66,7 @@ def against(runs: dict[int, Run], others: dict[int, Run]) -> dict[str, float] | 
     without = FIGURES["seconds_without_measuring"]
     return {
         "seconds": median(a["seconds"] / b["seconds"] for a, b in pairs),
+        "processor_seconds": median(a["processor_seconds"] / b["processor_seconds"] for a, b in pairs),
         "seconds_without_measuring": median(without(a) / without(b) for a, b in pairs),
         "peak_bytes": median(a["peak_bytes"] / b["peak_bytes"] for a, b in pairs),
         "points": median(100 * (a["test_accuracy"] - b["test_accuracy"]) for a, b in pairs),
@@ -81,14 +83,15 @@ def _table(title: str, runs: list[Run], every: dict[str, Any], compared: dict[st
         + "; ".join(f"{key} {median(values):.0f} ({min(values):.0f} to {max(values):.0f})" for key, values in rates.items()),
         "versions: " + ", ".join(f"{k} {v}" for k, v in sorted({k: v for run in runs for k, v in run["versions"].items()}.items())),
         f"medians over seeds (low to high); x: times that of {reference!r}, with and without what ours measures for its report\n",
-        "| contender | seeds | test accuracy | points | seconds | x | x without | peak MiB | x | epochs |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| contender | seeds | test accuracy | points | seconds | x | x without | processor s | x | peak MiB | x | epochs |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, found in every.items():
         beside = compared[name]
         ratio = {k: f"{v:+.2f}" if k == "points" else f"{v:.2f}" for k, v in beside.items()} if beside else {}
         cells = [name, len(found["seeds"]), _span(found["test_accuracy"], 100, 2), ratio.get("points", ""), _span(found["seconds"], 1, 1),
-                 ratio.get("seconds", ""), ratio.get("seconds_without_measuring", ""), _span(found["peak_bytes"], 1 / 2**20, 0),
+                 ratio.get("seconds", ""), ratio.get("seconds_without_measuring", ""), _span(found["processor_seconds"], 1, 0),
+                 ratio.get("processor_seconds", ""), _span(found["peak_bytes"], 1 / 2**20, 0),
                  ratio.get("peak_bytes", ""), f"{found['epochs_run']['median']:g}"]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines.append("\nseconds of the stages: ")
