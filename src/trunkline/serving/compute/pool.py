@@ -27,8 +27,8 @@ _TRIES = 2
 """A request that two workers died of is not asked a third time: it may be the reason."""
 _LONGEST_PAUSE = 30.0
 _HUGE_PAGES = "glibc.malloc.hugetlb=1"
-"""Linux maps what a worker allocates in pages of 2 MB where it can. A pass over a short text reads all weights once: six layers of
-minilm took a tenth to a fifth less time. Other systems and C libraries do not read this."""
+"""Linux maps what a worker allocates in pages of 2 MB where it can: a pass over a short text reads all weights once, and looks up fewer pages for them.
+Other systems and C libraries do not read this."""
 _LOAD_SECONDS = 600.0
 
 
