@@ -19,7 +19,7 @@ from trunkline.model.batches import TOKENS_PER_BATCH, by_length
 from trunkline.quality.bounds import Bounds
 from trunkline.serving.compute.cache import StatesCache
 from trunkline.serving.compute.taps import Taps
-from trunkline.serving.compute.upper import Lifted, Stack, Upper, alike
+from trunkline.serving.compute.upper import Lifted, Stack, Upper, of_rows
 from trunkline.states.collate import collate
 from trunkline.states.quantise import as_stored
 from trunkline.types import Answer, Batch, Item, Output, Tokens
@@ -77,6 +77,7 @@ class _Seen:
         self.place: dict[tuple[str, bytes], tuple[int, int]] = {}
         self._keys: dict[tuple[str, int], tuple[str, bytes]] = {}
         self.kept: dict[tuple[str, bytes], dict[int, torch.Tensor]] = {}
+        self.rows: dict[tuple[int, int, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]] = {}
         self.stacked: dict[tuple[int, int], torch.Tensor] = {}
         self.lifted: dict[tuple[str | None, int | None, int, tuple[int, ...]], Lifted] = {}
 
@@ -216,9 +217,11 @@ def _parts(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> list[tuple[lis
 
 
 def _lying(loaded: Loaded, works: Sequence[Work], seen: _Seen, number: int, rows: Sequence[int]) -> Batch:
-    found, mask = seen.passes[number]
-    empty = Batch(None, mask, torch.arange(len(works)), loaded.branch.spec, abouts=[work.item.about for work in works])
-    return alike(found[loaded.cut or 0], mask, rows, empty)
+    cut, place = loaded.cut or 0, (loaded.cut or 0, number, tuple(rows))
+    if place not in seen.rows:  # branches that read the same rows share them
+        found, mask = seen.passes[number]
+        seen.rows[place] = of_rows(found[cut], mask, rows)
+    return Batch(*seen.rows[place], torch.arange(len(works)), loaded.branch.spec, abouts=[work.item.about for work in works])
 
 
 def _gathered(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> Batch:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -130,11 +129,11 @@ class Stack:
         return torch.nn.functional.linear(self.pooling(hidden, mask), self.weight, self.bias)
 
 
-def alike(hidden: torch.Tensor, mask: torch.Tensor, rows: Sequence[int], batch: Batch) -> Batch:
-    """The batch with the states and the mask of some rows of a pass, cut to the longest of them; of all rows in order as they are."""
+def of_rows(hidden: torch.Tensor, mask: torch.Tensor, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The states and the mask of some rows of a pass, cut to the longest of them; of all rows in order as they are."""
     if list(rows) == list(range(len(mask))):
-        return replace(batch, hidden=hidden, mask=mask)
+        return hidden, mask
     index = torch.as_tensor(rows)
     real = mask[index]
     longest = int(real.sum(1).max())
-    return replace(batch, hidden=hidden[index, :longest].contiguous(), mask=real[:, :longest].contiguous())
+    return hidden[index, :longest].contiguous(), real[:, :longest].contiguous()
