@@ -25,8 +25,7 @@ from trunkline.states.quantise import as_stored
 from trunkline.types import Answer, Batch, Item, Output, Tokens
 
 TOKENS_PER_PASS = 128
-"""On a processor. Larger passes take as long for a token, and short texts that come together differ in length: two of five places of a pass
-over 32 of them were padding."""
+"""On a processor. Larger passes take as long for a token, and as short texts that come together differ in length, much of a large one is padding."""
 
 
 @dataclass(eq=False)
