@@ -28,7 +28,7 @@ def give_back_now_and_then() -> None:
 
 def give_back_at_once() -> None:
     """From now on what is freed goes back to the system where it was 4 MB or more. glibc raises that to 32 MB by itself, and where pieces of many
-    sizes come and go, as in learning from rewards, the holes between them were a fifth of the memory (smollm2: 280 MB).
+    sizes come and go, as in learning from rewards, the holes between them add up.
     """
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 22)

@@ -95,7 +95,10 @@ def _digest(*given: Any) -> str:
 
 def _standardised(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The vectors with mean 0 and deviation 1, float32; the mean; the deviation, infinite (so: 0 when divided by) in dead dimensions."""
-    count, blocks = len(vectors), range(0, len(vectors), _BLOCK)  # block by block, or it takes four times the memory of the vectors
+    count, blocks = (
+        len(vectors),
+        range(0, len(vectors), _BLOCK),
+    )  # block by block: the vectors are many, and float64 of all of them more still
     mean = sum((vectors[at : at + _BLOCK].sum(0, dtype=np.float64) for at in blocks), np.zeros(vectors.shape[1])) / count
     squares = sum(((vectors[at : at + _BLOCK] - mean) ** 2).sum(0) for at in blocks)
     deviation = np.sqrt(squares / count)

@@ -157,7 +157,7 @@ def _trunk(works: Sequence[Work], taps: Taps, cache: StatesCache) -> _Seen:
 
 
 def _finite(numbers: torch.Tensor) -> bool:
-    """Whether all are finite, by their sum: asking each takes longer than all else around the layers for a short text. One too large to sum is not."""
+    """Whether all are finite, by their sum, which is less work than asking each. What is too large to sum counts as not."""
     return math.isfinite(float(numbers.sum()))
 
 
