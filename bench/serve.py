@@ -99,6 +99,7 @@ def save(folder: Path, model: str, labels: list[str], precision: str) -> dict[st
             branch.network.head.linear.weight.normal_(std=0.3)
             for parameter in branch.network.learned().values():
                 parameter.add_(0.01 * torch.randn_like(parameter))
+        branch.precision = precision if depth else "float32"  # of an int8 trunk the layers above it answer in int8 too, as `tune` has it
         made[name] = branch.save(folder / name)
     return made
 

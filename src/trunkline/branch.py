@@ -10,6 +10,7 @@ import hashlib
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,18 @@ from trunkline.types import Answer, Item, Row, Rows, Spec, Tokens
 
 KIND = "branch"
 _PROBES = 4
+LAYER_PRECISIONS = ("float32", "int8")
+"""What the layers of a branch may compute in."""
 PROBE_TOLERANCE = {"float32": 5e-3, "bfloat16": 0.05, "int8": 0.5, "nf4": 5e-3}
-"""By the trunk's precision: on another processor a last bit may round another way, which int8 makes a step of 1/127. The
+"""By the precision of the trunk, or of the layers above it: on another processor a last bit may round another way, which int8 makes a step of 1/127. The
 4-bit numbers of nf4 are the same everywhere, and its products in float32."""
 
 
 @dataclass(repr=False)
 class Branch:
-    """A tuned branch. `network` holds the layers and the head; `states` is the number format that it was tuned on."""
+    """A tuned branch. `network` holds the layers and the head as they were tuned; `states` is the number format that it was tuned on;
+    `precision` is what its layers compute in when it answers: "float32", or "int8" (train/rounding.py).
+    """
 
     backbone: Backbone
     network: Network
@@ -48,6 +53,7 @@ class Branch:
     config: Any
     states: str = "float16"
     report: Report | None = None
+    precision: str = "float32"
 
     @classmethod
     def new(cls, backbone: Backbone, spec: Spec, method: str, config: Any, depth: Depth, states: str = "float16") -> Branch:
@@ -81,6 +87,14 @@ class Branch:
         """What the branch stands on: the trunk's id, or the backbone's at depth "all"."""
         return self.backbone.id if self.depth == ALL else self.backbone.trunk(self.depth).id
 
+    @cached_property
+    def answering(self) -> Network:
+        """The network that answers: the one that was tuned, or a copy over the same tensors whose layers are rounded.
+
+        Raises: OptionError where layers are to be rounded and what a method added cannot be worked into them.
+        """
+        return self.network if self.precision == "float32" else self.merged().network.rounded(self.precision)
+
     def source(self) -> Source | None:
         """The live trunk below this branch, which rounds its states as the store does; None at depth "all"."""
         return None if self.depth == ALL else LiveStates(self.backbone.trunk(self.depth), dtype=self.states)
@@ -93,7 +107,7 @@ class Branch:
 
     def answers(self, items: Sequence[Item], source: Source | None = None) -> list[Answer]:
         """One answer for each item, in their order, from stored states or else through the live trunk."""
-        return run(self.network, self.spec, items, source or self.source(), self.backbone.tokenizer.pad_id)
+        return run(self.answering, self.spec, items, source or self.source(), self.backbone.tokenizer.pad_id)
 
     def prepare(self, rows: Sequence[Row]) -> list[Item]:
         """The rows as items: tokens, and targets where the rows have labels."""
@@ -146,6 +160,7 @@ class Branch:
             "trunk": self.trunk_id,
             "template": template_id(self.backbone.tokenizer) if getattr(self.spec, "form", None) == "chat" else None,
             "trunk_precision": self.backbone.trunk_precision,
+            "precision": self.precision,
             "probe": [[round(float(v), 6) for v in row] for row in self.probe()],
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()},
         }
@@ -164,13 +179,19 @@ class Branch:
         Of a task whose logits are over a vocabulary: the likelihoods (4, 2) of the sequences.
         """
         likelihood, items = self.spec.kind == "likelihood", self.probes()
-        self.network.eval()
+        network = self.answering.eval()
         with torch.no_grad():
             batch = collate(items, self.source(), self.spec, self.backbone.tokenizer.pad_id).to(self.backbone.device)
-            out = self.network(batch)
+            out = network(batch)
             if likelihood:
                 return np.stack([answer.scores for answer in names.task(self.task).decode(out, batch, self.spec)])
             return out.logits.float().cpu().numpy().reshape(_PROBES, -1)
+
+
+    @property
+    def tolerance(self) -> float:
+        """How far the probe's logits may be from those that were stored."""
+        return max(PROBE_TOLERANCE[self.backbone.trunk_precision], PROBE_TOLERANCE[self.precision])
 
 
 def identity(branch: Branch) -> str:
@@ -204,6 +225,7 @@ def load(folder: str | Path, *, model: str | Path | Backbone | None = None, devi
         config = choices.build(method.Config, about["config"], f"method {about['method']!r}")
         precision = about.get("trunk_precision", "float32")
         choices.one_of("trunk_precision", precision, PRECISIONS)
+        choices.one_of("precision", about.get("precision", "float32"), LAYER_PRECISIONS)
     except (KeyError, ValueError, TypeError, OptionError) as error:
         raise ArtefactError(f"{folder / 'branch.json'}: not the description of a branch that this Trunkline reads ({error}).") from error
     given = model if isinstance(model, Backbone) and model.trunk_precision == precision else None
@@ -217,11 +239,12 @@ def load(folder: str | Path, *, model: str | Path | Backbone | None = None, devi
     _check_template(folder, about.get("template"), backbone)
     branch = Branch.new(backbone, spec, about["method"], config, about["depth"], about["states"])
     restore(branch.network, safetensors.torch.load(files["branch.safetensors"]), str(folder / "branch.safetensors"))
+    branch.precision = about.get("precision", "float32")
     difference = float(np.abs(branch.probe() - np.asarray(about["probe"])).max())
-    if not difference <= PROBE_TOLERANCE[precision]:
+    if not difference <= branch.tolerance:
         raise ArtefactError(
             f"{folder}: on this machine the branch answers differently than when it was saved (largest difference of its probe logits "
-            f"{difference:.3g}, allowed {PROBE_TOLERANCE[precision]}; saved with {about['versions']}). Install those versions, or tune it anew."
+            f"{difference:.3g}, allowed {branch.tolerance}; saved with {about['versions']}). Install those versions, or tune it anew."
         )
     if "report.json" in files:
         branch.report = Report.from_json(files["report.json"], str(folder / "report.json"))

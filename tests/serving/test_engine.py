@@ -189,6 +189,28 @@ def test_int8_in_onnx_is_that_of_torch_and_of_no_neighbour(tiny_folder):
         assert all(torch.equal(row[: len(texts[at])], alone[at]) for at, row in zip(some, states[cut]))
 
 
+@pytest.mark.skipif(not processor_has("avx512_vnni", "avx_vnni", "avx2"), reason="int8 runs in torch there")
+@pytest.mark.parametrize("runtime", ["torch", "onnx"])
+def test_layers_in_int8_answer_as_the_branch_does_beside_any_neighbour(runtime, tiny_folder):
+    """Bars A11 and S26 above the cut: of one text alone in a pass, of several of one length, and of texts of many lengths."""
+    made = branch(load_backbone(tiny_folder("bert"), trunk_precision="int8"), depth=1, seed=3, states="float32")
+    made.precision = "int8"
+    engine = Engine(cache_bytes=0, runtime=runtime)
+    engine.add("one", made)
+    assert engine.about("one")["runtime"] == {"trunk": runtime, "branch": runtime}
+    texts = [*TEXTS, "order " * 30, "a"]
+    alone = [asked(engine, [text], ["one"])["answers"][0]["one"] for text in texts]
+    for found, wanted in zip(alone, made.predict(texts), strict=True):
+        assert found["label"] == wanted.value
+        assert found["probability"] == pytest.approx(wanted.probability, abs=0.02)
+    draw = random.Random(0)
+    for _ in range(20):
+        some = [draw.randrange(len(texts)) for _ in range(draw.randint(1, 8))]
+        replies = asked(engine, [*(texts[at] for at in some), "refund " * 60], ["one"])["answers"]
+        assert all(np.abs(scores(reply["one"]) - scores(alone[at])).max() <= FLOAT32 for at, reply in zip(some, replies))
+    engine.close()
+
+
 @pytest.mark.parametrize("family", ["bert", "xlm-roberta"])
 def test_embeddings_are_those_of_the_library(family, tiny_folder):
     """With padding, and with segments where the family has them; positions of xlm-roberta begin behind its padding."""

@@ -13,6 +13,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from trunkline.model.backbone import ALL, Backbone, Depth
 from trunkline.model.guide import Guide
+from trunkline.model.precision import ROUNDS_INPUTS, each_length, lower
+from trunkline.model.stacks import shared
 from trunkline.model.writing.generation import Stream, Writer, left_padded
 from trunkline.model.writing.language import LanguageHead
 from trunkline.types import Batch, Output
@@ -33,6 +35,7 @@ class Network(nn.Module):
         self.below = backbone.below(self.depth)
         self.head = head
         self.guide = Guide()  # what a method has to say at each step of training
+        self.precision = "float32"  # of the layers above the cut
         self._backbone = backbone
         self._norm = backbone.family.norm
         self._borrowed = () if depth == ALL else backbone.family.borrowed
@@ -93,9 +96,9 @@ class Network(nn.Module):
         """What the head reads: the last hidden states (S, T, D); of an encoder-decoder the decoder's, (S, U, D)."""
         if self.below is not None:
             return self.below(batch, self.upper)
-        mask = None if bool(batch.mask.all()) else batch.mask.long()
+        mask = None if bool(batch.mask.all()) else batch.mask
         if self.depth == ALL:
-            given = {"input_ids": batch.ids, "attention_mask": mask}
+            given = {"input_ids": batch.ids, "attention_mask": None if mask is None else mask.long()}
             if batch.types is not None:
                 given["token_type_ids"] = batch.types
             return self.upper(**given).last_hidden_state
@@ -103,7 +106,10 @@ class Network(nn.Module):
             raise ValueError("a branch with a cut reads hidden states, and the batch has none")
         if self.depth == 0:
             return self.upper.get_submodule(self._norm)(batch.hidden) if self._norm else batch.hidden
-        return self.upper(inputs_embeds=batch.hidden, attention_mask=mask).last_hidden_state
+        return each_length(self._lifted, mask, batch.hidden) if self.precision in ROUNDS_INPUTS else self._lifted(mask, batch.hidden)
+
+    def _lifted(self, mask: torch.Tensor | None, hidden: torch.Tensor) -> torch.Tensor:
+        return self.upper(inputs_embeds=hidden, attention_mask=None if mask is None else mask.long()).last_hidden_state
 
     def train(self, mode: bool = True) -> Network:
         """As in torch, but layers of which nothing is trained stay in eval mode: a probe reads the model as it is, without dropout."""
@@ -117,6 +123,13 @@ class Network(nn.Module):
         other = copy.copy(self)
         other._modules = {**self._modules, "head": head}
         return other
+
+    def rounded(self, precision: str) -> Network:
+        """The same network, to answer with: its layers, which have to be plain ones above a cut, compute in a precision of a trunk (precision.py)."""
+        other = self.under(self.head)
+        other._modules["upper"] = lower(copy.deepcopy(self.upper, shared(self.upper)), precision)
+        other.precision = precision
+        return other.eval()
 
     def learned(self) -> dict[str, nn.Parameter]:
         """The trainable parameters by name: what a branch saves, and all that training changes."""

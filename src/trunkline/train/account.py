@@ -28,7 +28,7 @@ from trunkline.evaluation.report import Report
 from trunkline.model.nf4 import count
 from trunkline.states.collate import Source
 from trunkline.states.encode import EncodeReport
-from trunkline.train import machine
+from trunkline.train import machine, rounding
 from trunkline.train.before import Measured, before, written_before
 from trunkline.train.depth import Search
 from trunkline.train.fit import Progress
@@ -59,7 +59,7 @@ def account(done: Run) -> Branch:
     metric = done.settings.metric or names.task(done.fitted[0][0].task).METRICS[0]
     sign = 1 if METRICS[metric].higher_is_better else -1
     best = max(range(len(done.fitted)), key=lambda at: sign * (done.fitted[at][1].best or 0.0))
-    branch = done.fitted[best][0]
+    branch, rounded = rounding.settle(done.fitted[best][0], done.items["validation"], done.source, done.settings.branch_precision)
     branch = replace(branch, spec=_calibrated(branch, done))
     measured = "test" if len(done.items["test"]) else "validation"
     precision = machine.precision(done.settings.precision, branch.backbone.device)
@@ -69,7 +69,9 @@ def account(done: Run) -> Branch:
     if suited(names.task(branch.task).METRICS, "texts") and done.items[measured][0].gold is not None:
         shown["samples"] = _write(on, branch, results, comparisons)
     done.seconds["measure"] = time.perf_counter() - started
-    return replace(branch, report=report_of(done, branch, measured, {"results": results, "comparisons": comparisons, **shown}))
+    report = report_of(done, branch, measured, {"results": results, "comparisons": comparisons, **shown})
+    report.data["notes"] += rounded
+    return replace(branch, report=report)
 
 
 def _measured(branch: Branch, done: Run, part: str) -> tuple[Any, Any]:
@@ -116,7 +118,7 @@ def _results(done: Run, branch: Branch, best: int, on: Measured) -> tuple[list[d
     rows = [{"name": name, "metrics": bootstrap(wanted, truth, s), "seconds": spent[name]} for name, s in scores.items()]
     if len(done.fitted) > 1:
         every = [
-            _measured(replace(one, spec=branch.spec), done, on.part)[1] if at != best else tuned for at, (one, _) in enumerate(done.fitted)
+            _measured(replace(one, spec=branch.spec, precision=branch.precision), done, on.part)[1] if at != best else tuned for at, (one, _) in enumerate(done.fitted)
         ]
         found = [compute(wanted, truth, s) for s in every]
         rows[-1]["seeds"] = {name: [values[name] for values in found] for name in wanted}
@@ -202,6 +204,7 @@ def _model(branch: Branch, method: str) -> dict[str, Any]:
         "frozen_bytes": _frozen_bytes(branch),
         "total": count(branch.backbone.stack, branch.network.head),
         "dtype": branch.states,
+        "precision": branch.precision,
     }
 
 

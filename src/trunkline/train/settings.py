@@ -16,6 +16,7 @@ SCHEDULES = ("linear", "cosine", "constant", "plateau")
 STATES = ("auto", "float16", "float32", "int8")
 PRECISIONS = ("auto", "float32", "bfloat16")
 TRUNK_PRECISIONS = ("float32", "bfloat16", "int8", "nf4")
+BRANCH_PRECISIONS = ("auto", "float32", "int8")
 SPLITS = ("auto", "label", "group", "time", "given")
 PLAIN = "plain"
 MODELS = {"encoder": "minilm", "decoder": "smollm2", "encoder-decoder": "t5-small"}
@@ -61,6 +62,10 @@ class Settings:
     )
     trunk_precision: str = _say("float32", f"what the trunk computes in, when tuning and ever after: one of {', '.join(TRUNK_PRECISIONS)}")
     task_options: str = _say("", "options of the task, as option=value:option=value")
+    branch_precision: str = _say(
+        "auto",
+        f"what the tuned layers answer in: one of {', '.join(BRANCH_PRECISIONS)}; auto: int8 on a trunk in int8, where the answers to validation rows stay",
+    )
     precision: str = _say(
         "auto", "matrix products in training: one of auto, float32, bfloat16; auto: bfloat16 where the machine multiplies it faster"
     )
@@ -77,6 +82,7 @@ class Settings:
         one_of("split", self.split, SPLITS)
         one_of("precision", self.precision, PRECISIONS)
         one_of("trunk_precision", self.trunk_precision, TRUNK_PRECISIONS)
+        one_of("branch_precision", self.branch_precision, BRANCH_PRECISIONS)
         duration("budget", self.budget)
         for name, low, high in (("batch_size", 1, 4096), ("warmup", 0, 0.9), ("weight_decay", 0, 10), ("seeds", 1, 100),
                                 ("validation", 0.01, 0.5), ("test", 0.0, 0.8), ("seed", 0, 2**31), ("threads", 0, 1024),

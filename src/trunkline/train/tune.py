@@ -28,7 +28,7 @@ from trunkline.progress import Bar, timed
 from trunkline.states.collate import Source
 from trunkline.states.encode import EncodeReport, encode
 from trunkline.states.store import States
-from trunkline.train import few, machine
+from trunkline.train import few, machine, rounding
 from trunkline.train.account import Run, account
 from trunkline.train.checkpoint import Checkpoints, lock
 from trunkline.train.depth import Search
@@ -95,6 +95,7 @@ def tune(
             if found.pairs:
                 reading, about["pairs"] = readings[found.pairs], found.pairs
         make, items = reading.make, reading.items
+        rounding.require(make(depth, 0), job.settings.branch_precision)
         with timed(job.seconds, "encode"):
             source, encoded = stored(backbone, depth, {**items, "before": earlier}, job.settings.states)
         with timed(job.seconds, "tune"):

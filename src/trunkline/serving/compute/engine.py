@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from trunkline import names
-from trunkline.branch import PROBE_TOLERANCE, Branch
+from trunkline.branch import Branch
 from trunkline.errors import ArtefactError, TrunklineError
 from trunkline.quality import bounds
 from trunkline.quality.bounds import Bounds
@@ -242,7 +242,7 @@ def _check(loaded: Loaded, taps: Taps) -> None:
     found, real = probe_logits(loaded, taps)
     wanted = loaded.branch.probe().reshape(found.shape)
     difference = float(np.abs(found - wanted)[real].max())
-    allowed = PROBE_TOLERANCE[loaded.branch.backbone.trunk_precision]
+    allowed = loaded.branch.tolerance
     if not difference <= allowed:
         raise ArtefactError(
             f"{loaded.version}: answers its probes otherwise when served than when tuned (largest difference {difference:.3g}, allowed "

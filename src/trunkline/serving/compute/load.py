@@ -60,7 +60,7 @@ def pick(taps: Taps, loaded: Loaded, cuts: set[int], runtime: str, threads: int)
     """The trunk for these cuts and the branch's own, and the branch's layers, each in torch or in ONNX Runtime.
 
     "auto" takes ONNX Runtime where it is faster in a short measurement; it is never taken where the numbers are further than 1e-4 apart,
-    or of a trunk in int8 their mean cosine is below 0.99.
+    or of what computes in int8 their mean cosine is below 0.99.
 
     Raises: OptionError where "onnx" is asked for and cannot be.
     """
@@ -75,7 +75,8 @@ def pick(taps: Taps, loaded: Loaded, cuts: set[int], runtime: str, threads: int)
         _settle(fresh, [partial(_highest, fresh, some) for some in texts], runtime, threads, int8=int8)
     if loaded.upper.may_use_onnx():
         batches = [_batch(loaded, *shape) for shape in _SHAPES]
-        _settle(loaded.upper, [partial(_logits, loaded, batch) for batch in batches], runtime, threads)
+        int8 = loaded.branch.precision == "int8"
+        _settle(loaded.upper, [partial(_logits, loaded, batch) for batch in batches], runtime, threads, int8=int8)
     if runtime == "onnx" and max(fresh.cuts) > 0 and fresh.runtime != "onnx":
         raise OptionError(f"runtime='onnx': {loaded.branch.backbone.name} cannot run in it, or not with equal states. Use auto or torch.")
     return fresh

@@ -13,6 +13,7 @@ from trunkline.errors import OptionError
 from trunkline.model.backbone import ALL
 from trunkline.model.heads.pooling import PooledHead
 from trunkline.model.network import Network
+from trunkline.model.precision import ROUNDS_INPUTS, each_length
 from trunkline.model.stacks import at
 from trunkline.model.writing.language import LanguageHead
 from trunkline.serving.compute import onnx_layers
@@ -27,10 +28,13 @@ class Upper:
 
     same: what tells these layers from others; two branches that were tuned together have the same, and one pass of them serves both.
     None where layers and head cannot be told apart, or there are no layers.
+
+    In int8 texts of one length are computed together, without padding, as the trunk does.
     """
 
     def __init__(self, branch: Branch) -> None:
-        self.network: Network = plain(branch).network.eval()
+        self._plain = plain(branch).network.eval()
+        self.network: Network = self._plain if branch.precision == "float32" else branch.answering
         self._backbone = branch.backbone
         self._layers: onnx_layers.Layers | None = None
         network = self.network
@@ -45,6 +49,7 @@ class Upper:
     def join(self, other: Upper) -> None:
         """Run what the same layers of another branch run in, over its tensors, from now on."""
         self.network.upper, self._layers, self._joined = other.network.upper, other._layers, True
+        self._plain = self.network
 
     def may_use_onnx(self) -> bool:
         """Whether ONNX Runtime can run these layers: on the processor, of a known form, nothing added to them, and not chosen already."""
@@ -58,7 +63,7 @@ class Upper:
     def use_onnx(self, threads: int) -> None:
         """From now on the layers run in ONNX Runtime, with the head where it is of a form that can. Call where `may_use_onnx`."""
         head: Any = self.network.head if onnx_layers.fits_head(self.network.head) else None
-        self._layers = onnx_layers.Layers(self._backbone.config, self._own(), threads, head=head)
+        self._layers = onnx_layers.Layers(self._backbone.config, self._own(), threads, self.network.precision, head=head)
 
     def use_torch(self) -> None:
         """From now on the layers run in torch."""
@@ -71,7 +76,12 @@ class Upper:
         """The last states (S, T, D) of a batch of states at the cut, and behind them the logits (S, K) where one call made both."""
         if self._layers is None or batch.hidden is None:
             return [self.network.hidden(batch)]
-        return [torch.from_numpy(one) for one in self._layers(batch.hidden.numpy(), batch.mask.numpy())]
+        if self.network.precision in ROUNDS_INPUTS and not bool(batch.mask.all()):
+            return [each_length(lambda _, hidden: self._run(hidden, torch.ones(hidden.shape[:2], dtype=torch.bool))[0], batch.mask, batch.hidden)]
+        return self._run(batch.hidden, batch.mask)
+
+    def _run(self, hidden: torch.Tensor, mask: torch.Tensor) -> Lifted:
+        return [torch.from_numpy(one) for one in self._layers(hidden.numpy(), mask.numpy())]  # type: ignore[misc]
 
     def head(self, lifted: Lifted, batch: Batch) -> Output:
         """What the head makes of the last states. Of layers that two branches have the same, logits are those of the first one's head."""
@@ -82,7 +92,7 @@ class Upper:
         return Output(logits, lifted[0], extra)
 
     def _own(self) -> list[torch.nn.Module]:
-        return list(at(self.network.upper, self._backbone.family.layers))
+        return list(at(self._plain.upper, self._backbone.family.layers))
 
 
 def _digest(layers: torch.nn.Module) -> str:
