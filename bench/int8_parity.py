@@ -1,9 +1,10 @@
-"""Whether a trunk in int8 gives the same in ONNX Runtime as in torch, where the branch was tuned: bar A11, on Banking77's test rows.
+"""Whether int8 gives the same in ONNX Runtime as in torch, and in the tuned layers the same as float32: bar A11, on Banking77's test rows.
 
     python bench/int8_parity.py                 # minilm, depth 1, 2,000 training rows, the test rows one at a time
 
-A branch is tuned on the int8 trunk in torch, then asked through the engine of `serve` in each runtime: labels that are the same, accuracy of
-each, the mean cosine of the states at the cut, and how far probabilities lie apart. The bar: labels 99.5%, cosine 0.99, 1 point of accuracy.
+A branch is tuned on the int8 trunk in torch, its layers are rounded after that (--branch-precision auto), then it is asked through the engine of
+`serve` in each runtime: labels that are the same, accuracy of each, the mean cosine of the states at the cut, and how far probabilities lie
+apart; and what it answers in torch with its layers in float32. The bar: labels 99.5%, cosine 0.99, 1 point of accuracy.
 """
 
 from __future__ import annotations
@@ -67,9 +68,13 @@ def compare(branch: Branch, test: Rows) -> dict[str, Any]:
         tokens = [item.tokens[0] for item in branch.prepare([{"text": text} for text in texts[:500]])]
         states[runtime] = [taps([one], [cut])[0][cut][0] for one in tokens]
         engine.close()
+    float32 = np.array([answer.value for answer in replace(branch, precision="float32").predict(texts)])
     alike = torch.cat([torch.nn.functional.cosine_similarity(*pair, -1) for pair in zip(states["torch"], states["onnx"])])
     return {
         "texts": len(texts),
+        "the layers answer in": branch.precision,
+        "labels as of float32": round(float((labels["torch"] == float32).mean()), 5),
+        "accuracy of float32": round(float((float32 == wanted).mean()), 5),
         "labels the same": round(float((labels["torch"] == labels["onnx"]).mean()), 5),
         "accuracy in torch": round(float((labels["torch"] == wanted).mean()), 5),
         "accuracy in onnx": round(float((labels["onnx"] == wanted).mean()), 5),

@@ -3,8 +3,9 @@
     python bench/serve.py                       # minilm, Banking77's test texts (TRUNKLINE_DATA), some minutes
     python bench/serve.py --requests 200 --out bench/out
 
-One server of ours for each precision of the trunk, and that of pipelines, which are float32; all are asked in turns. Servers run in processes
-of their own with one thread each, on the cores that this command may use; the client is not counted. "requests a cpu second": by the processor
+One server of ours for each precision, and that of pipelines, which are float32; all are asked in turns. In "float32+int8" the trunk computes in
+float32 and the layers above it in int8 (--branch-precision int8); in "int8" both in int8. Servers run in processes
+of their own with one thread each (--threads), on the cores that this command may use; the client is not counted. "requests a cpu second": by the processor
 time of the server and its workers (others on the machine change that less than the clock on the wall). p50 is by the clock. Every request is
 another text, and states are not kept (--cache-mb 0). The branches have drawn weights and Banking77's 77 labels: speed does not depend on what
 they learned. Their answers are compared first: same labels, and by how much probabilities differ (int8: bench/int8_parity.py, of tuned ones).
@@ -58,7 +59,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="minilm")
     parser.add_argument("--requests", type=int, default=120, help="of each measurement; those of the slowest are a third")
-    parser.add_argument("--precisions", nargs="+", default=["float32", "int8"], help="of our trunk, a server each")
+    parser.add_argument("--precisions", nargs="+", default=["float32", "float32+int8", "int8"], help="of ours, a server each")
+    parser.add_argument("--threads", type=int, default=1, help="of each server, ours and that of pipelines")
     parser.add_argument("--runtime", default="auto")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path)
@@ -69,7 +71,7 @@ def main() -> None:
     parser.add_argument("--peer", nargs="+", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.peer:
-        peer(asked.peer)
+        peer(asked.peer, asked.threads)
         return
     with (DATA / "banking77/test.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -79,7 +81,7 @@ def main() -> None:
         made = {one: save(Path(folder) / one, asked.model, labels, one) for one in asked.precisions}
         if asked.quick:
             made = {one: {name: path for name, path in paths.items() if name in EIGHT} for one, paths in made.items()}
-        result = {"model": asked.model, "machine": describe(torch.device("cpu")), **measure(made, texts, asked)}
+        result = {"model": asked.model, "threads": asked.threads, "machine": describe(torch.device("cpu")), **measure(made, texts, asked)}
     show(result)
     if asked.out:
         asked.out.mkdir(parents=True, exist_ok=True)
@@ -87,8 +89,9 @@ def main() -> None:
 
 
 def save(folder: Path, model: str, labels: list[str], precision: str) -> dict[str, Path]:
-    """Branches of depth 1 and 2, 10 heads, and 10 of depth 1."""
-    backbone = load_backbone(model, trunk_precision=precision)
+    """Branches of depth 1 and 2, 10 heads, and 10 of depth 1. precision: of the trunk, and behind a plus of the layers above it."""
+    of_trunk, _, of_layers = precision.partition("+")
+    backbone = load_backbone(model, trunk_precision=of_trunk)
     spec = names.task("classify").TaskSpec(labels=tuple(labels), max_tokens=128)
     depths = {**{name: 1 + at % 2 for at, name in enumerate(EIGHT)}, **dict.fromkeys(HEADS, 0), **dict.fromkeys(ONES, 1)}
     made = {}
@@ -99,7 +102,7 @@ def save(folder: Path, model: str, labels: list[str], precision: str) -> dict[st
             branch.network.head.linear.weight.normal_(std=0.3)
             for parameter in branch.network.learned().values():
                 parameter.add_(0.01 * torch.randn_like(parameter))
-        branch.precision = precision if depth else "float32"  # of an int8 trunk the layers above it answer in int8 too, as `tune` has it
+        branch.precision = (of_layers or of_trunk) if depth else "float32"  # on an int8 trunk as `tune` has it by itself
         made[name] = branch.save(folder / name)
     return made
 
@@ -136,16 +139,16 @@ def measure(made: dict[str, dict[str, Path]], texts: list[str], asked: argparse.
 
 
 def outside(made: dict[str, dict[str, Path]], asked: argparse.Namespace) -> tuple[dict[str, Running], Running]:
-    told = ["--port", "0", "--threads", "1", "--workers", "1", "--cache-mb", "0", "--runtime", asked.runtime]
+    told = ["--port", "0", "--threads", str(asked.threads), "--workers", "1", "--cache-mb", "0", "--runtime", asked.runtime]
     patient = ["--max-wait", "600", "--deadline", "600", "--stuck-seconds", "600"]
     ours = {one: Running(["-m", "trunkline.cli", "serve", *map(str, paths.values()), *told, *patient]) for one, paths in made.items()}
     first = next(iter(made.values()))
-    return ours, Running([__file__, "--peer", *(str(first[name]) for name in EIGHT)])
+    return ours, Running([__file__, "--threads", str(asked.threads), "--peer", *(str(first[name]) for name in EIGHT)])
 
 
 def inside(made: dict[str, dict[str, Path]], asked: argparse.Namespace) -> tuple[dict[str, Running], Running]:
-    torch.set_num_threads(1)
-    settings = ServeSettings(port=0, threads=1, cache_mb=0, runtime=asked.runtime, max_wait=600.0, deadline=600.0)
+    torch.set_num_threads(asked.threads)
+    settings = ServeSettings(port=0, threads=asked.threads, cache_mb=0, runtime=asked.runtime, max_wait=600.0, deadline=600.0)
     ours: dict[str, Running] = {}
     for one, paths in made.items():
         ours[one] = server = InThread()
@@ -156,7 +159,7 @@ def inside(made: dict[str, dict[str, Path]], asked: argparse.Namespace) -> tuple
         theirs.port = int(address.rpartition(":")[2])
         ready.set()
 
-    threading.Thread(target=peer, args=([str(first[name]) for name in EIGHT], say), daemon=True).start()
+    threading.Thread(target=peer, args=([str(first[name]) for name in EIGHT], asked.threads, say), daemon=True).start()
     ready.wait()
     return ours, theirs
 
@@ -288,7 +291,7 @@ class Body(BaseModel):
     branches: list[str]
 
 
-def peer(folders: list[str], say: Callable[[str], None] = lambda address: print(address, flush=True)) -> None:
+def peer(folders: list[str], threads: int, say: Callable[[str], None] = lambda address: print(address, flush=True)) -> None:
     """A FastAPI application with a pipeline for each branch."""
     import uvicorn
     from fastapi import FastAPI
@@ -297,7 +300,7 @@ def peer(folders: list[str], say: Callable[[str], None] = lambda address: print(
     from transformers.utils import logging
 
     logging.set_verbosity(logging.CRITICAL)
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
 
     class MeanPooled(BertPreTrainedModel):  # type: ignore[misc]
         """A whole model, mean pooling, one linear layer: what the branch is, as transformers has it."""
@@ -343,11 +346,11 @@ def peer(folders: list[str], say: Callable[[str], None] = lambda address: print(
 
 def show(result: dict[str, Any]) -> None:
     """A table for each precision, as docs/serve.md has it; a ratio is that of a round, and its range over rounds stands behind it."""
-    print(f"{result['model']}, one thread, {result['machine']['processor']}")
+    print(f"{result['model']}, threads of each server: {result['threads']}, {result['machine']['processor']}")
     for one, ours in result["ours"].items():
         same = result["equal"][one]
         print(
-            f"\nTrunk in {one}, runs in {result['runtimes'][one]}; {same['same_label']} of {same['answers']} labels as the pipelines say, ",
+            f"\n{one}, runs in {result['runtimes'][one]}; {same['same_label']} of {same['answers']} labels as the pipelines say, ",
             end="",
         )
         print(f"largest difference of a probability {same['largest_difference']:.1e}")

@@ -187,7 +187,6 @@ class Branch:
                 return np.stack([answer.scores for answer in names.task(self.task).decode(out, batch, self.spec)])
             return out.logits.float().cpu().numpy().reshape(_PROBES, -1)
 
-
     @property
     def tolerance(self) -> float:
         """How far the probe's logits may be from those that were stored."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,15 +121,15 @@ def decode(out: Output, batch: Batch, spec: TaskSpec) -> list[Answer]:
     """The label(s) of each item with calibrated probabilities (K,) in the order of spec.labels."""
     logits = out.logits.float() / spec.temperature
     scores = (logits.sigmoid() if spec.multi_label else logits.softmax(-1)).cpu().numpy()
-    answers = []
-    for row in scores:
-        if spec.multi_label:
-            value: Any = [label for label, p in zip(spec.labels, row) if p >= THRESHOLD]
-            sure = math.prod(float(p) if p >= THRESHOLD else 1 - float(p) for p in row)
-        else:
-            value, sure = spec.labels[int(row.argmax())], float(row.max())
-        answers.append(Answer(value, row, sure))
-    return answers
+    if spec.multi_label:
+        return [_several(row, spec.labels) for row in scores]
+    return [Answer(spec.labels[best], row, float(row[best])) for row, best in zip(scores, scores.argmax(1).tolist(), strict=True)]
+
+
+def _several(row: np.ndarray, labels: Sequence[str]) -> Answer:
+    """Every label that is likely enough, and how likely it is that all of them are right."""
+    sure = math.prod(float(p) if p >= THRESHOLD else 1 - float(p) for p in row)
+    return Answer([label for label, p in zip(labels, row) if p >= THRESHOLD], row, sure)
 
 
 def _labels(row: Row) -> list[str]:

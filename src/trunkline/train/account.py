@@ -118,7 +118,8 @@ def _results(done: Run, branch: Branch, best: int, on: Measured) -> tuple[list[d
     rows = [{"name": name, "metrics": bootstrap(wanted, truth, s), "seconds": spent[name]} for name, s in scores.items()]
     if len(done.fitted) > 1:
         every = [
-            _measured(replace(one, spec=branch.spec, precision=branch.precision), done, on.part)[1] if at != best else tuned for at, (one, _) in enumerate(done.fitted)
+            _measured(replace(one, spec=branch.spec, precision=branch.precision), done, on.part)[1] if at != best else tuned
+            for at, (one, _) in enumerate(done.fitted)
         ]
         found = [compute(wanted, truth, s) for s in every]
         rows[-1]["seeds"] = {name: [values[name] for values in found] for name in wanted}

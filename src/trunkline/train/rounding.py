@@ -6,6 +6,7 @@ Only what answers is rounded: the weights that were learned are kept as they are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,8 +20,8 @@ from trunkline.model.writing.language import LanguageHead
 from trunkline.states.collate import Source
 from trunkline.types import Answer, Item
 
-SAME, DROP = 0.995, 0.01
-"""The share of answers that have to stay, and how much of the metric may be lost. Source: bar A11 of exports to int8; Intel Neural Compressor, 1%."""
+OTHER, DROP = 0.005, 0.01
+"""The share of answers that may change, rounded up to a whole row, and how much of the metric may be lost. Source: bar A11 of exports to int8."""
 
 
 def require(branch: Branch, wanted: str) -> None:
@@ -39,10 +40,12 @@ def settle(branch: Branch, items: Sequence[Item], source: Source | None, wanted:
         return branch, []
     rounded = replace(branch, precision="int8")
     before, after = branch.answers(items, source), rounded.answers(items, source)
-    same, lost, metric = _same(branch, before, after), *_lost(branch, items, before, after)
-    found = f"of {len(items):,} validation rows {same:.1%} have the same answer" if same is not None else f"of {len(items):,} validation rows"
-    found += f", and {metric} is {-lost:+.3f}"
-    if wanted == "auto" and (lost > DROP or (same is not None and same < SAME)):
+    metric = suited(names.task(branch.task).METRICS, branch.spec.kind)[0]
+    was, now = (compute([metric], *truth_and_scores(branch.spec, items, some))[metric] for some in (before, after))
+    others, lost = _others(before, after), was - now if METRICS[metric].higher_is_better else now - was
+    found = f"{metric} changes by {now - was:+.3f} on the {len(items):,} validation rows"
+    found += "" if others is None else f", of which {others} have another answer"
+    if wanted == "auto" and (lost > DROP or (others or 0) > math.ceil(OTHER * len(items))):
         return branch, [f"the tuned layers answer in float32: in int8, {found}"]
     return rounded, [f"the tuned layers answer in int8: {found}"]
 
@@ -61,15 +64,8 @@ def _hindrance(branch: Branch) -> str:
     return ""
 
 
-def _same(branch: Branch, before: Sequence[Answer], after: Sequence[Answer]) -> float | None:
-    """The share of answers that are the same; None of numbers, of which hardly one is."""
+def _others(before: Sequence[Answer], after: Sequence[Answer]) -> int | None:
+    """How many answers changed; None of numbers, of which nearly all do."""
     if isinstance(before[0].value, float):
         return None
-    return sum(one.value == other.value for one, other in zip(before, after, strict=True)) / len(before)
-
-
-def _lost(branch: Branch, items: Sequence[Item], before: Sequence[Answer], after: Sequence[Answer]) -> tuple[float, str]:
-    """By how much the task's first metric is worse, and its name."""
-    metric = suited(names.task(branch.task).METRICS, branch.spec.kind)[0]
-    was, now = (compute([metric], *truth_and_scores(branch.spec, items, some))[metric] for some in (before, after))
-    return (was - now if METRICS[metric].higher_is_better else now - was), metric
+    return sum(one.value != other.value for one, other in zip(before, after, strict=True))

@@ -76,7 +76,7 @@ class _Seen:
         self.place: dict[tuple[str, bytes], tuple[int, int]] = {}
         self._keys: dict[tuple[str, int], tuple[str, bytes]] = {}
         self.kept: dict[tuple[str, bytes], dict[int, torch.Tensor]] = {}
-        self.rows: dict[tuple[int, int, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]] = {}
+        self.rows: dict[tuple[int, int, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
         self.stacked: dict[tuple[int, int], torch.Tensor] = {}
         self.lifted: dict[tuple[str | None, int | None, int, tuple[int, ...]], Lifted] = {}
 
@@ -219,8 +219,8 @@ def _lying(loaded: Loaded, works: Sequence[Work], seen: _Seen, number: int, rows
     cut, place = loaded.cut or 0, (loaded.cut or 0, number, tuple(rows))
     if place not in seen.rows:  # branches that read the same rows share them
         found, mask = seen.passes[number]
-        seen.rows[place] = of_rows(found[cut], mask, rows)
-    return Batch(*seen.rows[place], torch.arange(len(works)), loaded.branch.spec, abouts=[work.item.about for work in works])
+        seen.rows[place] = *of_rows(found[cut], mask, rows), torch.arange(len(rows))
+    return Batch(*seen.rows[place], loaded.branch.spec, abouts=[work.item.about for work in works])
 
 
 def _gathered(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> Batch:

@@ -77,7 +77,11 @@ class Upper:
         if self._layers is None or batch.hidden is None:
             return [self.network.hidden(batch)]
         if self.network.precision in ROUNDS_INPUTS and not bool(batch.mask.all()):
-            return [each_length(lambda _, hidden: self._run(hidden, torch.ones(hidden.shape[:2], dtype=torch.bool))[0], batch.mask, batch.hidden)]
+            return [
+                each_length(
+                    lambda _, hidden: self._run(hidden, torch.ones(hidden.shape[:2], dtype=torch.bool))[0], batch.mask, batch.hidden
+                )
+            ]
         return self._run(batch.hidden, batch.mask)
 
     def _run(self, hidden: torch.Tensor, mask: torch.Tensor) -> Lifted:
