@@ -253,4 +253,6 @@ def _output(loaded: Loaded, batch: Batch, seen: _Seen, number: int | None, rows:
     if key not in seen.stacked:
         found, mask = seen.passes[number]
         seen.stacked[key] = loaded.stack(found[loaded.cut or 0], mask)
-    return Output(seen.stacked[key][list(rows)][:, loaded.stack.columns[loaded.version]], batch.hidden)
+    every = seen.stacked[key]
+    mine = every if list(rows) == list(range(len(every))) else every[list(rows)]
+    return Output(mine[:, loaded.stack.columns[loaded.version]], batch.hidden)
