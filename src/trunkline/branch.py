@@ -29,7 +29,7 @@ from trunkline.model.precision import PRECISIONS
 from trunkline.model.writing.chat import template_id
 from trunkline.states.collate import Source, collate
 from trunkline.states.live import LiveStates
-from trunkline.types import Answer, Item, Row, Rows, Spec, Tokens
+from trunkline.types import Answer, Item, Items, Row, Rows, Spec, Tokens
 
 KIND = "branch"
 _PROBES = 4
@@ -109,9 +109,10 @@ class Branch:
         """One answer for each item, in their order, from stored states or else through the live trunk."""
         return run(self.answering, self.spec, items, source or self.source(), self.backbone.tokenizer.pad_id)
 
-    def prepare(self, rows: Sequence[Row]) -> list[Item]:
+    def prepare(self, rows: Sequence[Row]) -> Items:
         """The rows as items: tokens, and targets where the rows have labels."""
-        return [names.task(self.task).prepare(row, self.backbone.tokenizer, self.spec) for row in rows]
+        task = names.task(self.task)
+        return Items(task.prepare(row, self.backbone.tokenizer, self.spec) for row in rows)
 
     def merged(self) -> Branch:
         """The same answers with what the method added worked into plain layers. Raises: OptionError where a method cannot."""

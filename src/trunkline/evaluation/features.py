@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from trunkline.evaluation.vectors import BLOCK, Vectors
 from trunkline.model.backbone import ALL, Backbone, Depth
 from trunkline.model.batches import by_length
 from trunkline.model.heads.pooling import ANSWER, Pooling, compared, of_answers
@@ -57,13 +58,18 @@ def untuned(
 def read_by_head(
     backbone: Backbone, depth: Depth, items: Sequence[Item], source: Source | None, spec: Spec, precision: torch.dtype = torch.float32,
     pooling: str = "mean",
-) -> np.ndarray:  # fmt: skip
+) -> Vectors:  # fmt: skip
     """(N, D) float32 as `untuned`; where pairs are read apart (N, 4D): what the two texts are and where they differ."""
-    if not spec.apart:
-        return untuned(backbone, depth, items, source, pooling, precision)
-    halves = [[Item(item.tokens[at : at + 1]) for item in items] for at in (0, 1)]
-    one, other = (torch.from_numpy(untuned(backbone, depth, half, source, pooling, precision)) for half in halves)
-    return compared(one, other).numpy()
+    found = Vectors((4 if spec.apart else 1) * backbone.width)
+    for start in range(0, len(items), BLOCK):
+        some = items[start : start + BLOCK]
+        if not spec.apart:
+            found.append(untuned(backbone, depth, some, source, pooling, precision))
+            continue
+        halves = [[Item(item.tokens[at : at + 1]) for item in some] for at in (0, 1)]
+        one, other = (torch.from_numpy(untuned(backbone, depth, half, source, pooling, precision)) for half in halves)
+        found.append(compared(one, other).numpy())
+    return found
 
 
 def differences(

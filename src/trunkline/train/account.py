@@ -6,6 +6,7 @@ import math
 import platform
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -42,7 +43,7 @@ class Run:
 
     parts: Split
     findings: list[Finding]
-    items: dict[str, list[Item]]
+    items: Mapping[str, Sequence[Item]]
     source: Source | None
     encoded: EncodeReport | None
     fitted: list[tuple[Branch, Progress]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from trunkline.branch import Branch
 from trunkline.data.split import Split
 from trunkline.errors import MissingExtra
 from trunkline.evaluation.baselines import entities, preferences, ranks, spans
-from trunkline.evaluation.baselines.labels import Result, baselines
+from trunkline.evaluation.baselines.labels import Result, baselines, learned_from
 from trunkline.evaluation.features import differences, read_by_head
 from trunkline.evaluation.measure import truth_and_scores, written
 from trunkline.memory import give_back
@@ -32,7 +32,7 @@ class Measured:
 
     branch: Branch
     parts: Split
-    items: dict[str, list[Item]]
+    items: Mapping[str, Sequence[Item]]
     source: Source | None
     part: str
     precision: torch.dtype = torch.float32
@@ -68,9 +68,10 @@ def _once(on: Measured, what: str, work: Callable[[], list[Any]]) -> list[Any]:
 def _labels(on: Measured) -> list[Result]:
     """The constant answer, TF-IDF, and a linear model on the untuned states."""
     rows, branch = on.parts.parts(), on.branch
+    looked_at = {name: on.items[name] for name in {"validation", on.part}} | {"train": learned_from(on.items["train"])}
     features = {
         name: read_by_head(branch.backbone, branch.depth, items, on.source, branch.spec, on.precision)
-        for name, items in on.items.items()
+        for name, items in looked_at.items()
         if items
     }
     features["test"] = features[on.part]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -122,7 +122,7 @@ def candidates(backbone: Backbone) -> list[Depth]:
 
 
 def search(
-    backbone: Backbone, items: dict[str, list[Item]], make: Callable[[Depth, int], Branch], states: Callable[[Depth, list[Item]], Source | None],
+    backbone: Backbone, items: Mapping[str, Sequence[Item]], make: Callable[[Depth, int], Branch], states: Callable[[Depth, list[Item]], Source | None],
     settings: Settings, share: float = 1.0,
 ) -> Search:  # fmt: skip
     """The depth and the learning rate for these items ("train", "validation").
@@ -134,7 +134,7 @@ def search(
 
 class _Searching:
     def __init__(
-        self, backbone: Backbone, items: dict[str, list[Item]], make: Any, states: Any, settings: Settings, share: float = 1.0
+        self, backbone: Backbone, items: Mapping[str, Sequence[Item]], make: Any, states: Any, settings: Settings, share: float = 1.0
     ) -> None:
         self.started, self.budget, self.share = time.perf_counter(), share * duration("budget", settings.budget), share
         self.backbone, self.make, self.settings = backbone, make, settings

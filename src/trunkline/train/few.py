@@ -10,7 +10,7 @@ a whole sentence encoder (Tunstall et al. 2022); here the text goes through the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -46,7 +46,7 @@ _FOLDS, _ONE_FOLD_FROM = 3, 2000
 """The rows are divided in so many parts, held out in turn until the difference is clear; of so many rows one part tells enough."""
 
 
-def suits(branch: Branch, items: dict[str, list[Item]]) -> bool:
+def suits(branch: Branch, items: Mapping[str, Sequence[Item]]) -> bool:
     """Whether there are few rows for each class, and a plain linear head on pooled states is what the task wants."""
     spec, head = branch.spec, branch.network.head
     plain = spec.kind == "single" and branch.method == "full" and type(head) is PooledHead and head.pooling.query is None
@@ -57,7 +57,7 @@ def suits(branch: Branch, items: dict[str, list[Item]]) -> bool:
 
 
 def search(
-    backbone: Backbone, items: dict[str, list[Item]], make: Callable[[Depth, int], Branch], states: Callable[[Depth, list[Item]], Source | None],
+    backbone: Backbone, items: Mapping[str, Sequence[Item]], make: Callable[[Depth, int], Branch], states: Callable[[Depth, list[Item]], Source | None],
     settings: Settings,
 ) -> Search:  # fmt: skip
     """The head alone, or with layers tuned on pairs: what is better on training rows that were held out. As `depth.search`, without its rates."""

@@ -7,7 +7,7 @@ good without any tuned layer, and a text that stands in many pairs goes through 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -31,7 +31,7 @@ WAYS = ("apart", "together")
 class Reading:
     """The rows as one way of reading makes them: items of each part, and what makes a fresh branch for them."""
 
-    items: dict[str, list[Item]]
+    items: Mapping[str, Sequence[Item]]
     make: Callable[[Depth, int], Branch]
 
 

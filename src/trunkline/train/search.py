@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ class _Search:
         make = maker(backbone, parts, space["method"][0], settings)  # type: ignore[index]
         items = {name: make(0, 0).prepare(part) for name, part in (("train", parts.train), ("validation", parts.validation))}
         self.train: list[Item] = some(items["train"], MOST_ROWS)
-        self.validation: list[Item] = items["validation"]
+        self.validation: Sequence[Item] = items["validation"]
         self.metric = settings.metric or names.task(parts.train.task).METRICS[0]
         cuts = [each for each in space["depth"] if each != ALL]  # type: ignore[union-attr]
         self.lowest = max(cuts, default=ALL)

@@ -58,7 +58,7 @@ def _from_texts(branch: Branch, data: Data) -> Linear:
         name: read_by_head(branch.backbone, branch.depth, items, data.source, data.spec, pooling=data.spec.pooling)
         for name, items in parts.items()
     }
-    truth = {name: np.stack([np.asarray(item.target) for item in items]) for name, items in parts.items()}
+    truth = {name: np.array([item.target for item in items]) for name, items in parts.items()}
     return fit_linear(vectors["train"], truth["train"], data.spec, validation=(vectors["validation"], truth["validation"]))
 
 

@@ -35,7 +35,7 @@ from trunkline.train.account import Run, account
 from trunkline.train.fit import Data, Progress, batches
 from trunkline.train.settings import MODELS, PLAIN, Settings
 from trunkline.train.tune import Job, checked, command, loaded, number_format, spec_for, stored, tune
-from trunkline.types import Batch, Item, Output, Rows
+from trunkline.types import Batch, Item, Items, Output, Rows
 
 TASKS = ("classify", "regress", "tag", "span", "rank")
 """Tasks whose head is their own, and whose first metric is better the higher it is, up to 1: their mean says something."""
@@ -52,7 +52,7 @@ class _Part:
     rows: Split
     findings: list[Finding]
     spec: Any
-    items: dict[str, list[Item]]
+    items: Mapping[str, Sequence[Item]]
 
 
 def tune_together(
@@ -221,7 +221,7 @@ def _part(name: str, rows: Split, findings: list[Finding], backbone: Backbone, s
             f"part {name!r}: task={spec.task!r} needs a model of kind {' or '.join(spec.backbones)}, and {backbone.name!r} is none."
         )
     prepare = names.task(spec.task).prepare
-    items = {each: [prepare(row, backbone.tokenizer, spec) for row in part] for each, part in rows.parts().items()}
+    items = {each: Items(prepare(row, backbone.tokenizer, spec) for row in part) for each, part in rows.parts().items()}
     return _Part(name, rows, findings, spec, items)
 
 
@@ -262,7 +262,7 @@ def _progress(progress: Progress, part: _Part, settings: Settings) -> Progress:
     return replace(progress, history=[{**entry, "metrics": {metric: entry["metrics"][part.name]}} for entry in progress.history])
 
 
-def _beside(branch: Branch, alone: Branch, items: dict[str, list[Item]], source: Source | None) -> Branch:
+def _beside(branch: Branch, alone: Branch, items: Mapping[str, Sequence[Item]], source: Source | None) -> Branch:
     """The branch whose report shows the one that was tuned by itself too, and whether they differ on the rows that are measured."""
     report: Any = branch.report
     measured = items["test"] or items["validation"]

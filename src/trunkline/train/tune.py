@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -214,7 +214,7 @@ def maker(backbone: Backbone, parts: Split, method: str, settings: Settings, pai
     return make
 
 
-def stored(backbone: Backbone, depth: Depth, items: dict[str, list[Item]], dtype: str) -> tuple[Source | None, EncodeReport | None]:
+def stored(backbone: Backbone, depth: Depth, items: Mapping[str, Sequence[Item]], dtype: str) -> tuple[Source | None, EncodeReport | None]:
     """The store with the states of all items, filled where it lacks some; nothing at depth "all"."""
     if depth == ALL:
         return None, None

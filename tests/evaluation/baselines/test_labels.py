@@ -104,7 +104,7 @@ def test_texts_without_a_word_do_not_stop_it():
 def test_many_rows_are_sampled_and_it_is_said(monkeypatch):
     monkeypatch.setattr(module, "MAX_ROWS", 60)
     rows = messages(np.random.default_rng(4), 200, WORDS)
-    features = {"train": np.ones((200, 4)), "test": np.ones((200, 4))}
+    features = {"train": np.ones((60, 4)), "test": np.ones((200, 4))}
     for result in baselines(rows, rows, spec(sorted(WORDS)), features=features)[1:]:
         assert (result.options["train_rows"], result.options["of"]) == (60, 200)
 

@@ -10,14 +10,17 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import sparse
 
 from trunkline.errors import DataError, OptionError, unknown
 from trunkline.evaluation.linear import fit_linear
+from trunkline.evaluation.vectors import Vectors
 from trunkline.types import Row
+
+T = TypeVar("T")
 
 MAX_ROWS = 50_000
 _TEXT_C = (3.0, 30.0)
@@ -45,13 +48,13 @@ def baselines(
     spec: Any,
     *,
     validation: Sequence[Row] = (),
-    features: Mapping[str, np.ndarray] | None = None,
+    features: Mapping[str, np.ndarray | Vectors] | None = None,
     seed: int = 0,
 ) -> list[Result]:
     """ "majority" (or "mean"), "tfidf", and "untuned" where `features` are given: "train", "validation", "test", each (N, D).
 
     spec: a task's spec (task, labels, multi_label). Without validation rows the middle option of each list is taken.
-    Above 50,000 training rows a sample of 50,000 (by `seed`) is learned from, and `options` says so.
+    Above 50,000 training rows a sample of 50,000 is learned from (`learned_from`), and `options` says so; the features "train" are of these.
     Takes about 20 seconds on one core for 10,000 short texts with 77 labels.
 
     Raises: DataError for a row without a label or with an unknown one; OptionError for features of another length.
@@ -64,20 +67,23 @@ def baselines(
     """
     if not train or not test:
         raise DataError(f"{len(train)} training and {len(test)} test rows: the baselines need at least one of each.")
-    kept = np.arange(len(train))
-    if len(train) > MAX_ROWS:
-        kept = np.sort(np.random.default_rng(seed).choice(len(train), MAX_ROWS, replace=False))
-    sampled = [train[int(i)] for i in kept]
-    split = {"train": sampled, "validation": list(validation), "test": list(test)}
+    split = {"train": learned_from(train, seed), "validation": validation, "test": test}
     truth = {name: targets(rows, spec) for name, rows in split.items()}
-    sample = {"train_rows": len(kept), "of": len(train)} if len(kept) < len(train) else {}
+    sample = {"train_rows": len(split["train"]), "of": len(train)} if len(split["train"]) < len(train) else {}
     results = [_constant(truth, split, spec)]
     results.append(_tfidf(split, truth, spec, sample))
     if features is not None:
-        _check_features(features, {**split, "train": train})
-        pooled = {name: np.asarray(features[name], dtype=np.float32) for name in split if name in features}
-        results.append(_fitted("untuned", {**pooled, "train": pooled["train"][kept]}, truth, spec, sample, time.perf_counter()))
+        _check_features(features, split)
+        results.append(_fitted("untuned", features, truth, spec, sample, time.perf_counter()))
     return results
+
+
+def learned_from(train: Sequence[T], seed: int = 0) -> Sequence[T]:
+    """What the baselines learn from of so many training rows, or of something else that there is for each of them: all, or 50,000 drawn by the seed."""
+    if len(train) <= MAX_ROWS:
+        return train
+    kept = np.sort(np.random.default_rng(seed).choice(len(train), MAX_ROWS, replace=False))
+    return [train[at] for at in kept.tolist()]
 
 
 def targets(rows: Sequence[Row], spec: Any) -> np.ndarray:
@@ -103,7 +109,7 @@ def targets(rows: Sequence[Row], spec: Any) -> np.ndarray:
     return there
 
 
-def _check_features(features: Mapping[str, np.ndarray], split: Mapping[str, Sequence[Row]]) -> None:
+def _check_features(features: Mapping[str, Any], split: Mapping[str, Sequence[Row]]) -> None:
     for name, rows in split.items():
         if rows and (name not in features or len(features[name]) != len(rows)):
             got = len(features[name]) if name in features else "none"
@@ -119,11 +125,11 @@ def _constant(truth: Mapping[str, np.ndarray], split: Mapping[str, Sequence[Row]
         name, scores = "majority", truth["train"].mean(axis=0)
     else:
         name, scores = "majority", np.bincount(truth["train"], minlength=len(spec.labels)) / len(truth["train"])
-    same = {part: np.repeat(scores[None], len(rows), axis=0) for part, rows in split.items()}
+    same = {part: np.broadcast_to(scores, (len(rows), *scores.shape)) for part, rows in split.items()}
     return Result(name, time.perf_counter() - start, same["test"], same["validation"] if split["validation"] else None)
 
 
-def _tfidf(split: Mapping[str, list[Row]], truth: Mapping[str, np.ndarray], spec: Any, sample: dict[str, Any]) -> Result:
+def _tfidf(split: Mapping[str, Sequence[Row]], truth: Mapping[str, np.ndarray], spec: Any, sample: dict[str, Any]) -> Result:
     start = time.perf_counter()
     vectors, described = _vectors(split)
     strengths = _TEXT_ALPHA if spec.task == "regress" else _TEXT_C
@@ -141,22 +147,35 @@ def _fitted(
     return Result(name, time.perf_counter() - start, scores["test"], scores.get("validation"), {**about, **found.options})
 
 
-def _vectors(split: Mapping[str, list[Row]]) -> tuple[dict[str, Any], str]:
+def _vectors(split: Mapping[str, Sequence[Row]]) -> tuple[dict[str, Any], str]:
     """TF-IDF of every part, learned on the training rows; a pair is both texts, what they share and where they differ."""
     paired = any(row.get("text_b") for rows in split.values() for row in rows)
     first = {name: [row["text"] for row in rows] for name, rows in split.items()}
     second = {name: [row.get("text_b") or "" for row in rows] for name, rows in split.items()} if paired else {}
     blocks, described = _blocks(first["train"] + second.get("train", []))
-    found = {}
-    for name, texts in first.items():
-        if not texts:
-            continue
-        a = _transform(blocks, texts)
-        if paired:
-            b = _transform(blocks, second[name])
-            a = sparse.hstack([a, b, a.multiply(b), abs(a - b)]).tocsr()
-        found[name] = a
+    found: dict[str, Any] = {name: _Weighed(blocks, texts, second.get(name)) for name, texts in first.items()}
+    found["train"] = found["train"][:]
     return found, described + (" of both texts, their product and difference" if paired else "")
+
+
+@dataclass(frozen=True)
+class _Weighed:
+    """The TF-IDF of some texts, (N, D) sparse float32, worked out anew for each slice that is asked for: of many texts it is large."""
+
+    blocks: Sequence[_Block]
+    first: Sequence[str]
+    second: Sequence[str] | None = None
+
+    @property
+    def shape(self) -> tuple[int]:
+        return (len(self.first),)
+
+    def __getitem__(self, rows: slice) -> Any:
+        a = _transform(self.blocks, self.first[rows])
+        if self.second is None:
+            return a
+        b = _transform(self.blocks, self.second[rows])
+        return sparse.hstack([a, b, a.multiply(b), abs(a - b)]).tocsr()
 
 
 def _blocks(texts: Sequence[str]) -> tuple[list[_Block], str]:
