@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -142,7 +143,7 @@ class RowMaker:
             if not -1 <= value < len(names):
                 raise BadCellError(f"label is class {value}, and there are {len(names)}")
             value = None if value == -1 else names[value]  # -1 is how `datasets` says that there is none
-        return self._name(line, value, "label")
+        return sys.intern(self._name(line, value, "label"))  # one string for all rows that have it
 
     def _texts(self, line: int, value: Any) -> list[str]:
         value = value.tolist() if hasattr(value, "tolist") else value
