@@ -34,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--trunk-precision", default="float32", help="what the trunk computes in: float32, bfloat16, int8, nf4")
     parser.add_argument("--out", type=Path, default=Path("bench/out"))
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)  # of the process that measures one size
     asked = parser.parse_args()
@@ -77,7 +78,8 @@ def _in_a_process(rows: int, folder: Path, asked: argparse.Namespace) -> dict[st
     models = Path(os.environ.get("TRUNKLINE_CACHE", Path.home() / ".cache/trunkline")) / "models"
     (folder / "cache").mkdir()
     (folder / "cache/models").symlink_to(models.absolute())
-    command = [sys.executable, __file__, "--file", str(folder / "rows.csv"), "--threads", str(asked.threads)]
+    told = ["--threads", str(asked.threads), "--trunk-precision", asked.trunk_precision]
+    command = [sys.executable, __file__, "--file", str(folder / "rows.csv"), *told]
     done = subprocess.run(
         command, env={**os.environ, "TRUNKLINE_CACHE": str(folder / "cache")}, stdout=subprocess.PIPE, text=True, check=True
     )
@@ -91,7 +93,7 @@ def one(asked: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     rows = tl.read(asked.file, text="text", label="label")
     read = time.perf_counter() - started
-    settings = tl.Settings(epochs=1, threads=asked.threads)
+    settings = tl.Settings(epochs=1, threads=asked.threads, trunk_precision=asked.trunk_precision)
     branch = tl.tune(rows, model="minilm", depth=0, method="probe", settings=settings)
     branch.save(asked.file.parent / "branch")
     cost = branch.report.cost

@@ -82,10 +82,13 @@ def tables(spec: Any, rows: Sequence[Row], truth: Any, scores: Any) -> dict[str,
 
 def _calibration(spec: Any, truth: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
     """How far the probabilities can be believed: with the temperature, and (worked backwards from them) without it."""
-    logs = np.log(np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-12))
+    logs = np.clip(scores, 1e-12, 1 - 1e-12, dtype=np.float64)
+    np.log(logs, out=logs)
     if spec.kind != "multi":
-        raw = np.exp(spec.temperature * (logs - logs.max(1, keepdims=True)))
-        raw = raw / raw.sum(1, keepdims=True)
+        logs -= logs.max(1, keepdims=True)
+        logs *= spec.temperature
+        raw = np.exp(logs, out=logs)
+        raw /= raw.sum(1, keepdims=True)
     else:
         raw = 1 / (1 + np.exp(-spec.temperature * (logs - np.log(np.clip(1 - scores, 1e-12, 1)))))
     return {

@@ -17,6 +17,7 @@ No metric gives NaN. Where a formula divides by nothing, the value is the one th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any
@@ -82,7 +83,9 @@ def check(truth: Any, scores: Any, kind: str | None = None) -> tuple[Any, Any, s
         if len(truth) != len(scores) or not len(scores):
             raise OptionError(f"{len(truth)} truths and {len(scores)} answers ({kind}): use one of each for every row, at least one row.")
         return truth, scores, kind
-    truth, scores = np.asarray(truth), np.asarray(scores, dtype=np.float64)
+    truth, scores = np.asarray(truth), np.asarray(scores)
+    if scores.ndim == 1 or scores.dtype != np.float32:  # probabilities in float32 stay as they are: of many rows a copy is large
+        scores = scores.astype(np.float64)
     found = {(1, 2): "single", (2, 2): "multi", (1, 1): "number"}.get((truth.ndim, scores.ndim))
     shapes = f"truth {truth.shape} and scores {scores.shape}"
     if found is None or len(truth) != len(scores) or (found == "multi" and truth.shape != scores.shape):
@@ -167,7 +170,15 @@ def _margins(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np
 
 def _one_hot(ids: np.ndarray, count: int) -> sparse.csr_array:
     """(count, N) with 1 where row n has this id."""
-    return sparse.csr_array((np.ones(len(ids)), (ids, np.arange(len(ids)))), shape=(count, len(ids)))
+    order, starts = np.argsort(ids, kind="stable"), np.zeros(count + 1, dtype=np.int32)
+    np.cumsum(np.bincount(ids, minlength=count), out=starts[1:])
+    return sparse.csr_array((_ones(len(ids)), order.astype(np.int32), starts), shape=(count, len(ids)))
+
+
+@functools.lru_cache(maxsize=1)
+def _ones(count: int) -> np.ndarray:
+    """So many ones; every matrix of as many rows has the same, for ROC AUC has one a label."""
+    return np.ones(count)
 
 
 def _counted(formula: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> Callable[..., Weighted]:
