@@ -19,7 +19,7 @@ import transformers
 from trunkline import __version__, names
 from trunkline.data.split import Split, labels_of
 from trunkline.evaluation.baselines.entities import entity_baselines
-from trunkline.evaluation.baselines.labels import Result, baselines, targets
+from trunkline.evaluation.baselines.labels import Result, baselines, learned_from, targets
 from trunkline.evaluation.features import untuned
 from trunkline.evaluation.interval import bootstrap, paired
 from trunkline.evaluation.measure import tables
@@ -111,9 +111,8 @@ def _baselines(done: Run, rows: Sequence[Row]) -> list[Result]:
     features = None
     if done.backbone is not None:
         prepare, limited = names.task(spec.task).prepare, replace(spec, max_tokens=min(spec.max_tokens, done.backbone.max_tokens))
-        items = {
-            part: [prepare(row, done.backbone.tokenizer, limited) for row in some] for part, some in (("train", train), ("test", rows))
-        }
+        looked_at = {"train": learned_from(train), "test": rows}
+        items = {part: [prepare(row, done.backbone.tokenizer, limited) for row in some] for part, some in looked_at.items()}
         features = {part: untuned(done.backbone, ALL, some, None) for part, some in items.items()}
     return baselines(train, rows, spec, features=features)
 
