@@ -13,6 +13,7 @@ from scipy import optimize, special
 
 from trunkline.errors import OptionError
 from trunkline.evaluation.metrics import BINS, bin_of, check, outcomes
+from trunkline.evaluation.vectors import blocks
 
 LOWEST, HIGHEST = 0.05, 20.0
 
@@ -43,18 +44,17 @@ def fit_temperature(logits: Any, truth: Any) -> float:
     truth, logits, kind = check(truth, logits)
     if kind == "number":
         raise OptionError("a temperature is for label scores: give logits (N, K), not one number a row.")
-    losses = _multi if kind == "multi" else _single
     wrong = ((logits >= 0) != (truth == 1)) if kind == "multi" else logits.argmax(axis=1) != truth
     bounds = (np.log(LOWEST if wrong.any() else 1.0), np.log(HIGHEST))
-    found = optimize.minimize_scalar(lambda log_t: losses(logits / np.exp(log_t), truth), bounds=bounds, method="bounded")
-    best = min((float(found.x), *bounds), key=lambda log_t: losses(logits / np.exp(log_t), truth))
+    found = optimize.minimize_scalar(lambda log_t: _loss(logits, truth, np.exp(log_t)), bounds=bounds, method="bounded")
+    best = min((float(found.x), *bounds), key=lambda log_t: _loss(logits, truth, np.exp(log_t)))
     return float(np.exp(best))
 
 
 def negative_log_likelihood(logits: Any, truth: Any, temperature: float = 1.0) -> float:
     """The mean over rows (multi: over rows and labels) of -log(probability given to what is true). Natural logarithm."""
-    truth, logits, kind = check(truth, logits)
-    return float((_multi if kind == "multi" else _single)(logits / temperature, truth))
+    truth, logits, _ = check(truth, logits)
+    return _loss(logits, truth, temperature)
 
 
 def reliability(truth: Any, scores: Any, bins: int = BINS) -> list[dict[str, Any]]:
@@ -86,9 +86,18 @@ def reliability(truth: Any, scores: Any, bins: int = BINS) -> list[dict[str, Any
     ]
 
 
+def _loss(logits: np.ndarray, truth: np.ndarray, temperature: float) -> float:
+    """The mean over rows, or rows and labels, summed block by block: of many rows a copy is large."""
+    losses, total, at = _multi if truth.ndim == 2 else _single, 0.0, 0
+    for block in blocks(logits):
+        total += losses(block / temperature, truth[at : at + len(block)])
+        at += len(block)
+    return total / truth.size
+
+
 def _single(logits: np.ndarray, truth: np.ndarray) -> float:
-    return float((special.logsumexp(logits, axis=1) - logits[np.arange(len(truth)), truth]).mean())
+    return float((special.logsumexp(logits, axis=1) - logits[np.arange(len(truth)), truth]).sum())
 
 
 def _multi(logits: np.ndarray, truth: np.ndarray) -> float:
-    return float((np.logaddexp(0.0, logits) - truth * logits).mean())
+    return float((np.logaddexp(0.0, logits) - truth * logits).sum())

@@ -85,7 +85,7 @@ def check(truth: Any, scores: Any, kind: str | None = None) -> tuple[Any, Any, s
         return truth, scores, kind
     truth, scores = np.asarray(truth), np.asarray(scores)
     if scores.ndim == 1 or scores.dtype != np.float32:  # probabilities in float32 stay as they are: of many rows a copy is large
-        scores = scores.astype(np.float64)
+        scores = scores.astype(np.float64, copy=False)
     found = {(1, 2): "single", (2, 2): "multi", (1, 1): "number"}.get((truth.ndim, scores.ndim))
     shapes = f"truth {truth.shape} and scores {scores.shape}"
     if found is None or len(truth) != len(scores) or (found == "multi" and truth.shape != scores.shape):

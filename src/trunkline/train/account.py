@@ -93,8 +93,8 @@ def _calibrated(branch: Branch, done: Run) -> Any:
     if branch.spec.kind not in ("single", "multi"):  # nothing to calibrate; where a task draws tokens, its temperature is another thing
         return branch.spec
     truth, scores = _measured(branch, done, "validation")
-    kept = np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-12)
-    logits = np.log(kept / (1 - kept)) if branch.spec.multi_label else np.log(kept)
+    kept = np.clip(scores, 1e-12, 1 - 1e-12, dtype=np.float64)
+    logits = np.log(kept / (1 - kept)) if branch.spec.multi_label else np.log(kept, out=kept)
     return replace(branch.spec, temperature=fit_temperature(logits, truth))
 
 

@@ -76,7 +76,9 @@ def _labels(on: Measured) -> list[Result]:
     }
     features["test"] = features[on.part]
     give_back()
-    return baselines(rows["train"], rows[on.part], branch.spec, validation=rows["validation"], features=features)
+    found = baselines(rows["train"], rows[on.part], branch.spec, validation=rows["validation"], features=features)
+    give_back()
+    return found
 
 
 def fresh(branch: Branch) -> Branch:
