@@ -1,5 +1,7 @@
 """A temperature that is found again, and bins that add up."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,15 @@ def test_the_true_temperature_is_found_again(multi, true):
     assert negative_log_likelihood(logits * true, truth, found) <= min(grid) + 1e-9
     before, after = (METRICS["ece"].function(truth, probabilities(logits * true, temperature=t, multi=multi)) for t in (1.0, found))
     assert after <= before + 0.005
+
+
+def test_a_temperature_is_found_without_copies_of_the_logits():
+    logits = np.random.default_rng(2).normal(size=(60_000, 20))
+    tracemalloc.start()
+    fit_temperature(logits, logits.argmax(axis=1))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < logits.nbytes
 
 
 def test_a_temperature_changes_no_answer():

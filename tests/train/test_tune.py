@@ -9,9 +9,11 @@ import torch
 import trunkline as tl
 from trunkline.data.read import read
 from trunkline.errors import DataError, OptionError
+from trunkline.evaluation.baselines import labels
 from trunkline.evaluation.report import Report
 from trunkline.model.backbone import load_backbone
 from trunkline.states.store import States
+from trunkline.train import before
 from trunkline.train.tune import number_format
 
 WORDS = {"card": "my card has not arrived yet", "refund": "refund the money to my account", "password": "help me with the password"}
@@ -58,6 +60,16 @@ def test_a_second_task_on_the_same_texts_encodes_nothing(model, monkeypatch):
     other = tl.tune(read([{**row, "label": "long" if len(row["text"]) > 33 else "short"} for row in rows]), model, depth=1, settings=FAST)
     assert sum(appended) == 0
     assert other.spec.labels == ("long", "short")
+
+
+def test_the_untuned_model_reads_only_the_rows_that_a_baseline_learns_from(model, monkeypatch):
+    read_rows, plain = [], before.read_by_head
+    monkeypatch.setattr(labels, "MAX_ROWS", 12)
+    monkeypatch.setattr(before, "read_by_head", lambda *given: read_rows.append(len(given[2])) or plain(*given))
+    report = tl.tune(read(messages()), model, depth=1, settings=FAST).report
+    rows = report.data["rows"]
+    assert rows["train"] > 12
+    assert sorted(read_rows) == sorted([12, rows["validation"], rows["test"]])
 
 
 @pytest.mark.parametrize("depth", [1, "auto"])
