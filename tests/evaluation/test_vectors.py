@@ -1,12 +1,14 @@
 """Vectors in a file: what goes in comes out, and a linear model is solved on them in the memory of a few blocks."""
 
 import tracemalloc
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from trunkline.errors import StatesError
+from trunkline.errors import StatesError, TrunklineError
+from trunkline.evaluation import linear
 from trunkline.evaluation import vectors as module
 from trunkline.evaluation.linear import fit_linear
 from trunkline.evaluation.vectors import Vectors, blocks
@@ -52,6 +54,14 @@ def test_no_file_is_left_and_a_cut_one_is_found(on_disk):
         found[0:100]
 
 
+def test_a_full_disk_is_said(on_disk, monkeypatch):
+    found = filled(RNG.normal(size=(10, 3)))
+    with Path("/dev/full").open("r+b", buffering=0) as full:
+        monkeypatch.setattr(found, "_file", full)
+        with pytest.raises(TrunklineError, match="disk is full"):
+            found.append(np.ones((5, 3)))
+
+
 @pytest.mark.parametrize(
     ("spec", "truth"),
     [
@@ -66,11 +76,9 @@ def test_the_solution_is_that_of_the_same_vectors_in_memory(on_disk, spec, truth
     noisy = truth(array + RNG.normal(size=array.shape))
     validation = array[:5000] * 2
     one = fit_linear(array, noisy, spec, validation=(validation, noisy[:5000]), strengths=(0.01, 0.1))
-    module_file, held = filled(array), filled(validation)
-    from trunkline.evaluation import linear
-
+    train, held = filled(array), filled(validation)
     linear._SOLVED.clear()
-    other = fit_linear(module_file, noisy, spec, validation=(held, noisy[:5000]), strengths=(0.01, 0.1))
+    other = fit_linear(train, noisy, spec, validation=(held, noisy[:5000]), strengths=(0.01, 0.1))
     assert other is not one
     assert np.array_equal(other.weight, one.weight)
     assert np.array_equal(other.scores(held), one.scores(validation))

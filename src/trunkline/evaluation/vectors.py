@@ -43,9 +43,13 @@ class Vectors:
         return self.shape[0]
 
     def append(self, block: np.ndarray) -> None:
-        """Put (n, D) numbers behind those that are there."""
-        self._file.seek(0, 2)
-        self._file.write(np.ascontiguousarray(block, dtype=self.dtype).data)
+        """Put (n, D) numbers behind those that are there. Raises: TrunklineError where the disk is full."""
+        try:
+            self._file.seek(0, 2)
+            self._file.write(np.ascontiguousarray(block, dtype=self.dtype).data)
+            self._file.flush()
+        except OSError as error:
+            raise storage.explain(error, storage.cache_folder()) from error
         self.shape = (len(self) + len(block), self.shape[1])
 
     def __getitem__(self, rows: slice) -> np.ndarray:
