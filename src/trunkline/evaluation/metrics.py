@@ -261,7 +261,8 @@ def _area(positive: np.ndarray, scores: np.ndarray) -> Weighted:
     steps = np.unique(scores[positive])  # S distinct positive scores; rows fall below, on, between, above them: 2 S + 1 places
     place = np.searchsorted(steps, scores, side="left") + np.searchsorted(steps, scores, side="right")
     everyone = _one_hot(place, 2 * len(steps) + 1)
-    positives = everyone[1::2].multiply(positive[None, :]).tocsr()
+    rows = np.flatnonzero(positive)
+    positives = sparse.csr_array((np.ones(len(rows)), (place[rows] // 2, rows)), shape=(len(steps), len(scores)))
 
     def value(weights: np.ndarray) -> np.ndarray:
         at = everyone @ weights
