@@ -119,15 +119,16 @@ def test_what_belongs_to_rows_is_sampled_as_they_are(monkeypatch):
     assert learned_from(range(200)) != kept
 
 
-def test_texts_to_measure_on_are_weighed_block_by_block():
-    """The TF-IDF of all these took 67 MB, and it is 13 MB for a hundredth of them."""
+def test_texts_to_measure_on_are_weighed_block_by_block(monkeypatch):
+    """The TF-IDF of all these takes 20 MB, and it is 13 MB for a thirtieth of them."""
+    monkeypatch.setattr("trunkline.evaluation.vectors.BLOCK", 300)
     told, rows = spec(sorted(WORDS)), messages(np.random.default_rng(6), 300, WORDS)
     baselines(rows, rows, told)  # what is imported and compiled stays in memory
     tracemalloc.start()
-    baselines(rows, rows * 100, told)
+    baselines(rows, rows * 30, told)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 30e6
+    assert peak < 16e6
 
 
 def test_bad_rows_and_features_are_refused():

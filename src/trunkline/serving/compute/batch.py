@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from trunkline.model.backbone import ALL
 from trunkline.model.batches import TOKENS_PER_BATCH, by_length
 from trunkline.quality.bounds import Bounds
 from trunkline.serving.compute.cache import StatesCache
+from trunkline.serving.compute.lanes import Lanes
 from trunkline.serving.compute.taps import Taps
 from trunkline.serving.compute.upper import Lifted, Stack, Upper, of_rows
 from trunkline.states.collate import collate
@@ -68,6 +71,18 @@ class Work:
     row: Any
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Works of one branch that are computed together. at: their places; number: the pass that they are `rows` of, None where their states
+    come from several places.
+    """
+
+    loaded: Loaded
+    at: list[int]
+    number: int | None
+    rows: list[int]
+
+
 class _Seen:
     """Where the states of each text of a batch are: a row of a pass, or remembered."""
 
@@ -97,19 +112,27 @@ class _Seen:
 
 
 @torch.inference_mode()
-def answer(works: Sequence[Work], taps: dict[str, Taps], cache: StatesCache) -> list[tuple[Answer, float | None]]:
+def answer(works: Sequence[Work], taps: dict[str, Taps], cache: StatesCache, lanes: Lanes) -> list[tuple[Answer, float | None]]:
     """The answer of each work, in their order, and how far its text lies from those that were learned from; None of a branch without bounds.
+
+    Passes, and branches, that run in one thread each run side by side.
 
     Raises: StatesError for a text whose states no branch may read (NaN), Unanswerable for one of which a branch makes NaN.
     """
     answers: list[Any] = [None] * len(works)
     for group in dict.fromkeys(work.loaded.group for work in works):
         own = [at for at, work in enumerate(works) if work.loaded.group == group]
-        seen = _trunk([works[at] for at in own], taps[group], cache)
+        seen = _trunk([works[at] for at in own], taps[group], cache, lanes)
+        beside, rest = defaultdict[Any, list[_Part]](list), []
         for loaded in dict.fromkeys(works[at].loaded for at in own):
-            mine = [at for at in own if works[at].loaded is loaded]
-            for at, found in zip(mine, _branch(loaded, [works[at] for at in mine], seen), strict=True):
-                answers[at] = found
+            for part in _parts(loaded, {at: works[at] for at in own if works[at].loaded is loaded}, seen):
+                if loaded.upper.in_one_thread:
+                    beside[loaded.upper.same or loaded.version, part.number].append(part)  # the same layers run once for several branches
+                else:
+                    rest.append(part)
+        computed = lanes.run([partial(_answered, parts, works, seen) for parts in beside.values()])
+        for at, found in itertools.chain(*computed, _answered(rest, works, seen)):
+            answers[at] = found
     return answers
 
 
@@ -117,7 +140,7 @@ def answer(works: Sequence[Work], taps: dict[str, Taps], cache: StatesCache) -> 
 def probe_logits(loaded: Loaded, taps: Taps) -> tuple[np.ndarray, np.ndarray]:
     """The logits (4, ...) for the probes of a branch, as they are computed when it is served, and (4, ...) bool: which mean something."""
     works = [Work(loaded, item, "", at) for at, item in enumerate(loaded.branch.probes())]
-    seen = _trunk(works, taps, StatesCache(0))
+    seen = _trunk(works, taps, StatesCache(0), Lanes(1))
     batch = _gathered(loaded, works, seen)
     logits = loaded.upper(batch.to(loaded.branch.backbone.device)).logits.float().cpu()
     real = _real(logits, batch.mask.cpu())
@@ -130,7 +153,7 @@ def _real(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return mask if tokenwise else torch.ones(len(logits), dtype=torch.bool, device=logits.device)
 
 
-def _trunk(works: Sequence[Work], taps: Taps, cache: StatesCache) -> _Seen:
+def _trunk(works: Sequence[Work], taps: Taps, cache: StatesCache, lanes: Lanes) -> _Seen:
     """Runs the trunk over the texts of one backbone, up to the highest cut that one of them is read at."""
     seen, wanted = _Seen(), defaultdict[tuple[str, bytes], set[int]](set)
     texts: dict[tuple[str, bytes], Tokens] = {}
@@ -142,10 +165,12 @@ def _trunk(works: Sequence[Work], taps: Taps, cache: StatesCache) -> _Seen:
                 wanted[key].add(work.loaded.cut)
     missing = [key for key in texts if not _remembered(key, wanted[key], taps, cache, seen)]
     at_once = TOKENS_PER_PASS if taps.backbone.device.type == "cpu" else TOKENS_PER_BATCH
-    for some in by_length([len(texts[key]) for key in missing], at_once):
-        keys = [missing[at] for at in some]
-        cuts = sorted({cut for key in keys for cut in wanted[key]})
-        found, mask = taps([texts[key] for key in keys], cuts)
+    passes = [[missing[at] for at in some] for some in by_length([len(texts[key]) for key in missing], at_once)]
+    cuts = [sorted({cut for key in keys for cut in wanted[key]}) for keys in passes]
+    tasks = [partial(taps, [texts[key] for key in keys], some) for keys, some in zip(passes, cuts, strict=True)]
+    beside = all(map(taps.in_one_thread, cuts))
+    taps.passes += len(tasks)
+    for keys, (found, mask) in zip(passes, lanes.run(tasks) if beside else (task() for task in tasks), strict=True):
         if not all(_finite(one) or bool(torch.isfinite(one[mask]).all()) for one in found.values()):
             raise StatesError("The trunk gave NaN or infinite states for a text.")
         for row, key in enumerate(keys):
@@ -174,21 +199,21 @@ def _remembered(key: tuple[str, bytes], cuts: Iterable[int], taps: Taps, cache: 
     return True
 
 
-def _branch(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> list[tuple[Answer, float | None]]:
-    """The answers of one branch: those of one pass of the trunk together as they lie there, all others gathered by length."""
-    spec, task = loaded.branch.spec, names.task(loaded.branch.task)
-    answers: list[Any] = [None] * len(works)
-    for together, number, rows in _parts(loaded, works, seen):
-        some = [works[at] for at in together]
-        batch = _gathered(loaded, some, seen) if number is None else _lying(loaded, some, seen, number, rows)
-        out = _output(loaded, batch, seen, number, rows)
-        if not _finite(out.logits):  # in few cases only: what stands at padded places means nothing, and may be NaN
-            if bool(torch.isnan(out.logits[_real(out.logits, batch.mask.to(out.logits.device))]).any()):
-                raise Unanswerable(loaded.version)
-        distances: list[float | None] = [None] * len(some) if loaded.bounds is None else _distances(loaded.bounds, batch)
-        for at, found in zip(together, zip(task.decode(out, batch, spec), distances, strict=True), strict=True):
-            answers[at] = found
-    return answers
+def _answered(parts: Sequence[_Part], works: Sequence[Work], seen: _Seen) -> list[tuple[int, tuple[Answer, float | None]]]:
+    """The places of the works of some parts, and their answers."""
+    return [found for part in parts for found in zip(part.at, _part(part, [works[at] for at in part.at], seen), strict=True)]
+
+
+def _part(part: _Part, works: Sequence[Work], seen: _Seen) -> list[tuple[Answer, float | None]]:
+    """The answers of one branch to works that are computed together."""
+    loaded, spec = part.loaded, part.loaded.branch.spec
+    batch = _gathered(loaded, works, seen) if part.number is None else _lying(loaded, works, seen, part.number, part.rows)
+    out = _output(loaded, batch, seen, part.number, part.rows)
+    if not _finite(out.logits):  # in few cases only: what stands at padded places means nothing, and may be NaN
+        if bool(torch.isnan(out.logits[_real(out.logits, batch.mask.to(out.logits.device))]).any()):
+            raise Unanswerable(loaded.version)
+    distances: list[float | None] = [None] * len(works) if loaded.bounds is None else _distances(loaded.bounds, batch)
+    return list(zip(names.task(loaded.branch.task).decode(out, batch, spec), distances, strict=True))
 
 
 def _distances(bounds: Bounds, batch: Batch) -> list[float | None]:
@@ -200,11 +225,11 @@ def _distances(bounds: Bounds, batch: Batch) -> list[float | None]:
     return bounds.distances(means.double().cpu().numpy()).tolist()
 
 
-def _parts(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> list[tuple[list[int], int | None, list[int]]]:
-    """Which works are computed together, the pass that they are rows of, and which rows; None where states come from several places."""
+def _parts(loaded: Loaded, works: dict[int, Work], seen: _Seen) -> list[_Part]:
+    """The works of one branch, by their places, as they are computed together: those of one pass as they lie there, all others by length."""
     lying, rest = defaultdict[int, tuple[list[int], list[int]]](lambda: ([], [])), []
     rounded = loaded.branch.states == "int8"
-    for at, work in enumerate(works):
+    for at, work in works.items():
         place = seen.place.get(seen.key(work.tenant, work.item.tokens[0])) if len(work.item.tokens) == 1 and not rounded else None
         if place is None or loaded.cut is None:
             rest.append(at)
@@ -212,7 +237,8 @@ def _parts(loaded: Loaded, works: Sequence[Work], seen: _Seen) -> list[tuple[lis
             lying[place[0]][0].append(at)
             lying[place[0]][1].append(place[1])
     by = by_length([max(map(len, works[at].item.tokens)) for at in rest]) if rest else []
-    return [*((found, number, rows) for number, (found, rows) in lying.items()), *(([rest[i] for i in some], None, []) for some in by)]
+    gathered = [_Part(loaded, [rest[i] for i in some], None, []) for some in by]
+    return [*(_Part(loaded, at, number, rows) for number, (at, rows) in lying.items()), *gathered]
 
 
 def _lying(loaded: Loaded, works: Sequence[Work], seen: _Seen, number: int, rows: Sequence[int]) -> Batch:

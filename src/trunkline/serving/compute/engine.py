@@ -25,6 +25,7 @@ from trunkline.quality.bounds import Bounds
 from trunkline.serving.compute import said
 from trunkline.serving.compute.batch import Loaded, Unanswerable, Work, answer, probe_logits
 from trunkline.serving.compute.cache import StatesCache
+from trunkline.serving.compute.lanes import Lanes
 from trunkline.serving.compute.load import Shelf, pick
 from trunkline.serving.compute.pool import version_of
 from trunkline.serving.compute.queue import Ask, FairQueue
@@ -41,7 +42,7 @@ class Engine:
 
     def __init__(self, *, threads: int = 1, runtime: str = "auto", cache_bytes: int = 64 << 20) -> None:
         self.shelf, self.cache = Shelf(), StatesCache(cache_bytes)
-        self.runtime, self.threads = runtime, threads
+        self.runtime, self.threads, self.lanes = runtime, threads, Lanes(threads)
         self.loaded: dict[str, Loaded] = {}
         self.taps: dict[str, Taps] = {}
         self._lock = threading.Lock()
@@ -130,6 +131,7 @@ class Engine:
         """Answer what was asked, and end the thread."""
         self._queue.close()
         self._thread.join()
+        self.lanes.close()
 
     def _stack(self) -> None:
         """Heads right on one trunk, with one pooling, become one product."""
@@ -212,7 +214,7 @@ class Engine:
             for row, item in enumerate(items)
         ]
         found: list[list[dict[str, Any]]] = [[{} for _ in ask.rows] for ask in asks]
-        for work, (one, distance) in zip(works, answer(works, self.taps, self.cache), strict=True):
+        for work, (one, distance) in zip(works, answer(works, self.taps, self.cache, self.lanes), strict=True):
             number, row, version = work.row
             shown = said.said(one, work.loaded.branch.spec, asks[number].top) | said.scope(distance)
             if not said.is_finite(shown):

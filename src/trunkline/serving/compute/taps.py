@@ -23,14 +23,15 @@ ALIKE = 0.99
 
 
 class Taps:
-    """The layers of a backbone up to the cut that is asked, with what stands at lower cuts on the way. Counts its passes.
+    """The layers of a backbone up to the cut that is asked, with what stands at lower cuts on the way.
 
-    cuts: where branches begin, as numbers of layers below
+    cuts: where branches begin, as numbers of layers below; passes: how many were asked for in serving
     """
 
     def __init__(self, backbone: Backbone, cuts: Iterable[int] = ()) -> None:
         self.backbone, self.cuts, self.passes = backbone, frozenset(cuts), 0
         self._parts: list[tuple[int, onnx_layers.Layers]] = []
+        self._threads = 1
         self._embeddings: onnx_layers.Embeddings | None = None
         self._device = backbone.device  # which looks through the modules each time
 
@@ -47,7 +48,7 @@ class Taps:
             some, precision = layers[low:cut], self.backbone.trunk_precision
             parts.append((cut, onnx_layers.Layers(self.backbone.config, some, threads, precision, norm=None if low else norm)))
             low = cut
-        self._parts = parts
+        self._parts, self._threads = parts, threads
 
     def use_torch(self) -> None:
         """From now on the layers run in torch."""
@@ -65,10 +66,13 @@ class Taps:
     def runtime(self) -> str:
         return "onnx" if self._parts else "torch"
 
+    def in_one_thread(self, cuts: Iterable[int]) -> bool:
+        """Whether a pass up to these cuts runs in the thread that asks and no other, so that several may run at the same time."""
+        return bool(self._parts) and self._threads == 1 and self.cuts.issuperset(cuts)
+
     @torch.inference_mode()
     def __call__(self, tokens: Sequence[Tokens], cuts: Sequence[int]) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
         """The states (S, T, D) float32 at each of `cuts`, and the mask (S, T) bool; what stands at padded places means nothing."""
-        self.passes += 1
         ids, mask, types = pad(tokens, self.backbone.tokenizer.pad_id)
         ordered, device = sorted(cuts), self._device
         by_onnx = self._parts and self.cuts.issuperset(cuts)
