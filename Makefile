@@ -8,7 +8,7 @@ PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 FITS = import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
 	"Python %d.%d was found, and Trunkline needs 3.11 to 3.13. Name one: make PYTHON=python3.12" % v)
 
-.PHONY: help demo demo-zh test test-wide lint check test-real soak clean
+.PHONY: help demo demo-zh test test-wide lint check test-real soak bench clean
 
 help:
 	@echo "make demo       the whole job on the English messages that come with Trunkline"
@@ -18,6 +18,7 @@ help:
 	@echo "make check      format, lint, types, and the quick tests (import rules among them)"
 	@echo "make test-real  the tests on real models and data (TRUNKLINE_DATA names the data folder)"
 	@echo "make soak       the long bars of serving: kills, swaps, stops, wrong requests (hours)"
+	@echo "make bench      what was aimed at beside other tools and what was measured (bench/bars.py --run measures)"
 	@echo "make clean      remove the environment and what the tools left"
 
 demo: $(VENV)/installed
@@ -44,6 +45,9 @@ test-real: $(VENV)/installed-dev
 
 soak: $(VENV)/installed-dev
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python bench/soak.py
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python bench/bars.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
