@@ -32,6 +32,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,8 @@ def save(folder: Path, model: str, labels: list[str], precision: str) -> dict[st
             branch.network.head.linear.weight.normal_(std=0.3)
             for parameter in branch.network.learned().values():
                 parameter.add_(0.01 * torch.randn_like(parameter))
-        branch.precision = (of_layers or of_trunk) if depth else "float32"  # on an int8 trunk as `tune` has it by itself
-        made[name] = branch.save(folder / name)
+        answers_in = (of_layers or of_trunk) if depth else "float32"  # on an int8 trunk as `tune` has it by itself
+        made[name] = replace(branch, precision=answers_in).save(folder / name)
     return made
 
 

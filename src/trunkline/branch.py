@@ -87,13 +87,17 @@ class Branch:
         """What the branch stands on: the trunk's id, or the backbone's at depth "all"."""
         return self.backbone.id if self.depth == ALL else self.backbone.trunk(self.depth).id
 
-    @cached_property
+    @property
     def answering(self) -> Network:
         """The network that answers: the one that was tuned, or a copy over the same tensors whose layers are rounded.
 
         Raises: OptionError where layers are to be rounded and what a method added cannot be worked into them.
         """
-        return self.network if self.precision == "float32" else self.merged().network.rounded(self.precision)
+        return self.network if self.precision == "float32" else self._rounded
+
+    @cached_property
+    def _rounded(self) -> Network:
+        return self.merged().network.rounded(self.precision)
 
     def source(self) -> Source | None:
         """The live trunk below this branch, which rounds its states as the store does; None at depth "all"."""
@@ -223,9 +227,9 @@ def load(folder: str | Path, *, model: str | Path | Backbone | None = None, devi
         task, method = names.task(about["task"]), names.method(about["method"])
         spec = task.TaskSpec.from_json(about["spec"])
         config = choices.build(method.Config, about["config"], f"method {about['method']!r}")
-        precision = about.get("trunk_precision", "float32")
+        precision, of_layers = about.get("trunk_precision", "float32"), about.get("precision", "float32")
         choices.one_of("trunk_precision", precision, PRECISIONS)
-        choices.one_of("precision", about.get("precision", "float32"), LAYER_PRECISIONS)
+        choices.one_of("precision", of_layers, LAYER_PRECISIONS)
     except (KeyError, ValueError, TypeError, OptionError) as error:
         raise ArtefactError(f"{folder / 'branch.json'}: not the description of a branch that this Trunkline reads ({error}).") from error
     given = model if isinstance(model, Backbone) and model.trunk_precision == precision else None
@@ -237,9 +241,8 @@ def load(folder: str | Path, *, model: str | Path | Backbone | None = None, devi
             f"{backbone.id}. Give the right one with --model, or tune the branch anew."
         )
     _check_template(folder, about.get("template"), backbone)
-    branch = Branch.new(backbone, spec, about["method"], config, about["depth"], about["states"])
+    branch = replace(Branch.new(backbone, spec, about["method"], config, about["depth"], about["states"]), precision=of_layers)
     restore(branch.network, safetensors.torch.load(files["branch.safetensors"]), str(folder / "branch.safetensors"))
-    branch.precision = about.get("precision", "float32")
     difference = float(np.abs(branch.probe() - np.asarray(about["probe"])).max())
     if not difference <= branch.tolerance:
         raise ArtefactError(

@@ -4,6 +4,7 @@ import random
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -193,8 +194,7 @@ def test_int8_in_onnx_is_that_of_torch_and_of_no_neighbour(tiny_folder):
 @pytest.mark.parametrize("runtime", ["torch", "onnx"])
 def test_layers_in_int8_answer_as_the_branch_does_beside_any_neighbour(runtime, tiny_folder):
     """Bars A11 and S26 above the cut: of one text alone in a pass, of several of one length, and of texts of many lengths."""
-    made = branch(load_backbone(tiny_folder("bert"), trunk_precision="int8"), depth=1, seed=3, states="float32")
-    made.precision = "int8"
+    made = replace(branch(load_backbone(tiny_folder("bert"), trunk_precision="int8"), depth=1, seed=3, states="float32"), precision="int8")
     engine = Engine(cache_bytes=0, runtime=runtime)
     engine.add("one", made)
     assert engine.about("one")["runtime"] == {"trunk": runtime, "branch": runtime}

@@ -24,9 +24,9 @@ OTHER, DROP = 0.005, 0.01
 """The share of answers that may change, rounded up to a whole row, and how much of the metric may be lost. Source: bar A11 of exports to int8."""
 
 
-def require(branch: Branch, wanted: str) -> None:
-    """Raises: OptionError where int8 is asked for, and the layers of such a branch cannot compute in it."""
-    if wanted == "int8" and branch.depth != 0 and (reason := _hindrance(branch)):
+def require(branch: Branch) -> None:
+    """Raises: OptionError where the layers of such a branch cannot compute in int8."""
+    if branch.depth != 0 and (reason := _hindrance(replace(branch, precision="int8"))):
         raise OptionError(f"branch_precision='int8': {reason}. Use auto or float32.")
 
 
@@ -36,9 +36,9 @@ def settle(branch: Branch, items: Sequence[Item], source: Source | None, wanted:
     items: the validation rows; wanted: "float32", "int8", or "auto": int8 on a trunk in int8, where the answers stay.
     """
     asked = wanted == "int8" or (wanted == "auto" and branch.backbone.trunk_precision == "int8")
-    if not asked or branch.depth == 0 or _hindrance(branch):
-        return branch, []
     rounded = replace(branch, precision="int8")
+    if not asked or branch.depth == 0 or _hindrance(rounded):
+        return branch, []
     before, after = branch.answers(items, source), rounded.answers(items, source)
     metric = suited(names.task(branch.task).METRICS, branch.spec.kind)[0]
     was, now = (compute([metric], *truth_and_scores(branch.spec, items, some))[metric] for some in (before, after))
@@ -50,17 +50,17 @@ def settle(branch: Branch, items: Sequence[Item], source: Source | None, wanted:
     return rounded, [f"the tuned layers answer in int8: {found}"]
 
 
-def _hindrance(branch: Branch) -> str:
-    """Why the layers of a branch cannot compute in int8; "" where they can."""
-    network = branch.network
-    if branch.depth == ALL:
+def _hindrance(rounded: Branch) -> str:
+    """Why the layers of a branch cannot compute in int8, as they are to; "" where they can."""
+    network = rounded.network
+    if rounded.depth == ALL:
         return 'at depth "all" there is no cut, above which layers could be rounded'
     if network.below is not None or isinstance(network.head, LanguageHead):
-        return f"the task {branch.task!r} writes or scores texts with the whole model"
+        return f"the task {rounded.task!r} writes or scores texts with the whole model"
     try:
-        branch.merged()
+        rounded.answering  # noqa: B018  made here, and kept
     except OptionError as error:
-        return f"what the method {branch.method!r} adds cannot be worked into plain layers ({error})"
+        return f"what the method {rounded.method!r} adds cannot be worked into plain layers ({error})"
     return ""
 
 

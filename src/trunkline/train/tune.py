@@ -95,7 +95,8 @@ def tune(
             if found.pairs:
                 reading, about["pairs"] = readings[found.pairs], found.pairs
         make, items = reading.make, reading.items
-        rounding.require(make(depth, 0), job.settings.branch_precision)
+        if job.settings.branch_precision == "int8":
+            rounding.require(make(depth, 0))
         with timed(job.seconds, "encode"):
             source, encoded = stored(backbone, depth, {**items, "before": earlier}, job.settings.states)
         with timed(job.seconds, "tune"):

@@ -1,7 +1,6 @@
 """Pieces of work that do not need each other, side by side in several threads.
 
-A pass over a short text in int8 is no faster in two threads than in one: each of its products is done before another thread has
-begun. Two passes at the same time are.
+Layers in int8 run in one thread (onnx_layers.py), so that several passes, and several branches, may run at the same time.
 """
 
 from __future__ import annotations

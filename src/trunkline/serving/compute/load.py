@@ -90,15 +90,11 @@ class _Choice(Protocol):
 def _settle(choice: _Choice, runs: Sequence[Callable[[], torch.Tensor]], runtime: str, threads: int, *, int8: bool = False) -> None:
     """Leaves the choice in ONNX Runtime where that gives the same, and was asked for or takes less of torch's time over the runs' mean.
 
-    In how many threads, is what is faster for the first run, a short text: what runs in one runs beside others of its kind (lanes.py).
     Each run counts alike: by the sum of seconds the largest batch alone would say what a short text runs in.
     """
     with torch.inference_mode():
-        plain, before, alone = [run() for run in runs], [_seconds(run) for run in runs], dict[int, float]()
-        for count in sorted({1, threads}) if threads > 1 else ():
-            choice.use_onnx(count)
-            alone[count] = _seconds(runs[0])
-        choice.use_onnx(min(alone, key=lambda count: alone[count], default=threads))
+        plain, before = [run() for run in runs], [_seconds(run) for run in runs]
+        choice.use_onnx(threads)
         apart = max((_turned if int8 else _furthest)(run(), other) for run, other in zip(runs, plain, strict=True))
         share = float(np.mean([_seconds(run) / seconds for run, seconds in zip(runs, before, strict=True)]))
     if not apart <= (1 - ALIKE if int8 else EQUAL) or (runtime == "auto" and share > 1):

@@ -90,7 +90,8 @@ class Embeddings:
 class Layers:
     """hidden (S, T, D) float32, mask (S, T) bool -> [(S, T, D)], what the layers make of it; and where there is a head its logits (S, K).
 
-    norm: runs before the layers; head: read by `fits_head`. Runs without torch's threads.
+    norm: runs before the layers; head: read by `fits_head`. Runs without torch's threads, in int8 in the thread that asks and no other: each of its
+    products is done before another thread has begun.
     """
 
     def __init__(
@@ -105,8 +106,9 @@ class Layers:
     ) -> None:
         if onnxruntime is None:
             raise MissingExtra("onnxruntime", "serve", "ONNX Runtime")
+        self.threads = 1 if precision == "int8" else threads
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads make a busy machine slow
         options.log_severity_level = 3
         graph = _Graph(config, precision)

@@ -31,7 +31,6 @@ class Taps:
     def __init__(self, backbone: Backbone, cuts: Iterable[int] = ()) -> None:
         self.backbone, self.cuts, self.passes = backbone, frozenset(cuts), 0
         self._parts: list[tuple[int, onnx_layers.Layers]] = []
-        self._threads = 1
         self._embeddings: onnx_layers.Embeddings | None = None
         self._device = backbone.device  # which looks through the modules each time
 
@@ -48,7 +47,7 @@ class Taps:
             some, precision = layers[low:cut], self.backbone.trunk_precision
             parts.append((cut, onnx_layers.Layers(self.backbone.config, some, threads, precision, norm=None if low else norm)))
             low = cut
-        self._parts, self._threads = parts, threads
+        self._parts = parts
 
     def use_torch(self) -> None:
         """From now on the layers run in torch."""
@@ -68,7 +67,7 @@ class Taps:
 
     def in_one_thread(self, cuts: Iterable[int]) -> bool:
         """Whether a pass up to these cuts runs in the thread that asks and no other, so that several may run at the same time."""
-        return bool(self._parts) and self._threads == 1 and self.cuts.issuperset(cuts)
+        return bool(self._parts) and self._parts[0][1].threads == 1 and self.cuts.issuperset(cuts)
 
     @torch.inference_mode()
     def __call__(self, tokens: Sequence[Tokens], cuts: Sequence[int]) -> tuple[dict[int, torch.Tensor], torch.Tensor]:

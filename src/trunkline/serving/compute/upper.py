@@ -37,7 +37,6 @@ class Upper:
         self.network: Network = self._plain if branch.precision == "float32" else branch.answering
         self._backbone = branch.backbone
         self._layers: onnx_layers.Layers | None = None
-        self._threads = 1
         network = self.network
         apart = network.depth not in (ALL, 0) and network.below is None and not isinstance(network.head, LanguageHead)
         self.same = _digest(network.upper) if apart else None
@@ -50,12 +49,12 @@ class Upper:
     @property
     def in_one_thread(self) -> bool:
         """Whether its layers run in the thread that asks and no other, so that those of several branches may run at the same time."""
-        return self._layers is not None and self._threads == 1
+        return self._layers is not None and self._layers.threads == 1
 
     def join(self, other: Upper) -> None:
         """Run what the same layers of another branch run in, over its tensors, from now on."""
         self.network.upper, self._layers, self._joined = other.network.upper, other._layers, True
-        self._plain, self._threads = self.network, other._threads
+        self._plain = self.network
 
     def may_use_onnx(self) -> bool:
         """Whether ONNX Runtime can run these layers: on the processor, of a known form, nothing added to them, and not chosen already."""
@@ -70,7 +69,6 @@ class Upper:
         """From now on the layers run in ONNX Runtime, with the head where it is of a form that can. Call where `may_use_onnx`."""
         head: Any = self.network.head if onnx_layers.fits_head(self.network.head) else None
         self._layers = onnx_layers.Layers(self._backbone.config, self._own(), threads, self.network.precision, head=head)
-        self._threads = threads
 
     def use_torch(self) -> None:
         """From now on the layers run in torch."""
