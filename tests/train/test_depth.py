@@ -7,6 +7,7 @@ import pytest
 
 import trunkline as tl
 from tests.train.samples import make_branch, make_rows
+from trunkline.branch import run
 from trunkline.data.read import read
 from trunkline.errors import OptionError, TrainingError
 from trunkline.evaluation.report import Report
@@ -14,6 +15,7 @@ from trunkline.model.backbone import ALL, Lift, load_backbone
 from trunkline.states.held import HeldStates
 from trunkline.states.live import LiveStates
 from trunkline.train import depth as depths
+from trunkline.train import fit as fitting
 from trunkline.train import tune as tuning
 from trunkline.train.depth import Trial, _Searching, candidates
 from trunkline.train.settings import Settings
@@ -155,7 +157,7 @@ def planned(seconds, *, train=2000, validation=1000, settings=None, whole=True):
     """A search before its first trial, on a machine that takes `seconds` for a row and a layer, with 6 layers and two minutes."""
     made = searching({0: 1, 1: 1, 2: 1, 3: 1, ALL: 1})
     made.settings, made.train, made.validation, made.whole = settings or Settings(), [None] * train, [None] * validation, whole
-    made.left, made.measured = lambda: 120.0, lambda states: seconds
+    made.left, made.measured, made.lowest = lambda: 120.0, lambda states: seconds, 3
     made.plan(None)
     return made
 
@@ -310,6 +312,16 @@ def test_a_weighted_loss_is_trained_in_steps(model):
 def test_only_a_plain_linear_head_is_solved(model):
     for told in ({"method": "full", "depth": 1}, {"method": "probe", "depth": 1, "pooling": "attention"}):
         assert not solve_head(make_branch(model, make_rows(), **told), None)
+
+
+def test_a_trial_that_is_not_the_run_is_measured_once_and_on_all_rows_that_there_are_to_choose_by(model, monkeypatch):
+    monkeypatch.setattr(depths, "TRAIN_ROWS", 20)
+    looked: dict = {depths: [], fitting: []}
+    for where in looked:
+        monkeypatch.setattr(where, "run", lambda *given, where=where: looked[where].append(len(given[2])) or run(*given))
+    trials = tl.tune(rows(), model, settings=replace(FAST, epochs=3)).report.search["trials"]
+    assert looked[depths] == [12] * len(trials)
+    assert looked[fitting] == [1] + [1] * len(trials) + [12] * 3, "once for the speed; and the run itself after each epoch"
 
 
 def test_trials_use_at_most_so_many_rows(model, monkeypatch):

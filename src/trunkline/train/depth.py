@@ -26,7 +26,7 @@ from trunkline.choices import duration
 from trunkline.errors import TrainingError
 from trunkline.evaluation.interval import paired
 from trunkline.evaluation.measure import truth_and_scores
-from trunkline.evaluation.metrics import METRICS
+from trunkline.evaluation.metrics import METRICS, compute
 from trunkline.model.backbone import ALL, Backbone, Depth, Lift
 from trunkline.progress import Bar
 from trunkline.states.collate import Source
@@ -41,6 +41,8 @@ _LADDER = (300, 400, 550, 750, 1000, 1400)
 """Training rows of the trials where not all fit into the budget: in steps, so that a moment's load on the machine changes nothing."""
 _TRIAL_EPOCHS = 6
 """At most, where a trial is not the run itself: more rows tell more about a depth than more passes over fewer."""
+_NEVER = 10**9
+"""Steps between evaluations of a trial that is not the run itself: its weights are measured once, at its end, on all rows that there are to choose by."""
 _TRIALS_SHARE = 0.8
 """Of what is left of the budget, for all cuts once; the rest is for the whole model or for other learning rates."""
 _FORWARD = 1 / 3
@@ -153,20 +155,22 @@ class _Searching:
         """As many rows and epochs for the trials as the budget allows; `whole` says whether a trial is the run itself."""
         if len(self.train) <= _LADDER[0] and self.whole:
             return
-        seconds, layers = self.measured(states), sum(_size(depth, self.backbone.layers) for depth in self.depths if depth != ALL)
+        seconds, cuts = self.measured(states), [int(depth) for depth in self.depths if depth != ALL]
+        layers, lifted = sum(_size(cut, self.backbone.layers) for cut in cuts), sum(self.lowest - cut for cut in cuts)
 
-        def fits(rows: int, passes: int) -> bool:
-            read = passes * min(_validation(rows), len(self.validation))
-            return seconds * layers * (passes * rows + _FORWARD * read) <= _TRIALS_SHARE * self.left()
+        def fits(rows: int, passes: int, looks: int) -> bool:
+            learned, read = layers * passes * rows, layers * looks * len(self.validation) + lifted * (rows + len(self.validation))
+            return seconds * (learned + _FORWARD * read) <= _TRIALS_SHARE * self.left()
 
-        if self.whole and fits(len(self.train), epochs(self.settings, len(self.train))):
+        passes = epochs(self.settings, len(self.train))
+        if self.whole and fits(len(self.train), passes, passes + 1):
             return
         self.whole = False
-        passes = min(_TRIAL_EPOCHS, epochs(self.settings, len(self.train)))
-        self.settings = replace(self.settings, epochs=passes)
+        passes = min(_TRIAL_EPOCHS, passes)
+        self.settings = replace(self.settings, epochs=passes, evaluate_every=_NEVER)
         ladder = [rows for rows in (*_LADDER, TRAIN_ROWS) if rows < len(self.train)]
-        rows = next((rows for rows in (len(self.train), *reversed(ladder)) if fits(rows, passes)), min([*ladder, len(self.train)]))
-        self.train, self.validation = some(self.train, rows), some(self.validation, _validation(rows))
+        rows = next((rows for rows in (len(self.train), *reversed(ladder)) if fits(rows, passes, 1)), min([*ladder, len(self.train)]))
+        self.train = some(self.train, rows)
 
     def measured(self, states: Any) -> float:
         """Seconds for one row and one layer in a step, the middle one of some steps at the deepest cut."""
@@ -255,20 +259,23 @@ class _Searching:
         started = time.perf_counter()
         branch = self.make(depth, self.settings.seed)
         rate = rate or self.settings.learning_rate or branch.config.learning_rate
-        data = Data(self.train, self.validation, self.source(depth), branch.spec, self.backbone.tokenizer.pad_id)
+        watched = self.validation if self.whole else self.validation[:1]
+        data = Data(self.train, watched, self.source(depth), branch.spec, self.backbone.tokenizer.pad_id)
         solved = self.settings.objective == PLAIN and solve_head(branch, data)
         with Bar(f"search: depth {depth}, rate {rate:.1g}", unit="steps") as bar:
 
             def show(progress: Progress, steps: int) -> None:
-                bar.to(progress.step, steps, f"best {progress.best:.3f}" if progress.best is not None else "")
+                known = self.whole and progress.best is not None
+                bar.to(progress.step, steps, f"best {progress.best:.3f}" if known else "")
 
             seed = self.settings.seed
             progress = fit(branch.network, data, self.settings, learning_rate=rate, seed=seed, on_step=show, solved=solved)
         self.metric = next(iter(progress.history[-1]["metrics"]))
         answers = run(branch.network, branch.spec, self.validation, data.source, data.pad_id)
         self.truth, scores = truth_and_scores(branch.spec, self.validation, answers)
+        value = float(compute([self.metric], self.truth, scores)[self.metric])
         fitted = (branch, progress) if self.whole and not solved else None
-        return Trial(depth, rate, float(progress.best or 0.0), time.perf_counter() - started, scores, fitted)
+        return Trial(depth, rate, value, time.perf_counter() - started, scores, fitted)
 
     def source(self, depth: Depth) -> Source | None:
         if depth == ALL:
@@ -300,11 +307,6 @@ class _Searching:
 
 def _size(depth: Depth, layers: int) -> float:
     return layers + 1.0 if depth == ALL else int(depth) + 0.25
-
-
-def _validation(rows: int) -> int:
-    """How many validation rows go with so many training rows: reading them after each epoch must not cost more than training does."""
-    return max(_LADDER[0], rows // 2)
 
 
 def some(items: Sequence[Item], count: int) -> list[Item]:
