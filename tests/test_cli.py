@@ -328,6 +328,13 @@ def test_files_for_validation_and_test(type_in, home, data, tiny_folder) -> None
     assert json.loads(said.out)["data"]["rows"] == {"test": 30, "train": 60, "validation": 20}
 
 
+def test_a_file_that_is_given_where_a_share_belongs(type_in, home, data) -> None:
+    said = type_in("tune", data, "--test", data)
+    assert said.code != 0
+    assert "a share of the rows" in said.err and "--test-file" in said.err
+    assert "type float" in type_in("tune", data, "--test", "nothing").err, "which is no file"
+
+
 def test_leaks_stop_until_they_are_dropped(type_in, home, data, tiny_folder) -> None:
     test = write(home / "leak.csv", ["message", "team"], [*messages(30, seed=2), *messages()[:4]])
     words = ["tune", data, "--test-file", test, "--label", "team", "--model", tiny_folder("bert"), "--json", *FAST]

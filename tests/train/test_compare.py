@@ -152,3 +152,13 @@ def test_export_from_the_command_line(type_in, tmp_path, tiny_folder, cache, mon
         "head.safetensors",
         "manifest.json",
     }
+
+
+def test_a_depth_is_searched_by_a_method_that_has_one(tiny_folder, cache):
+    told = settings(test=0.4, validation=0.2, task_options="class_weights=balanced")
+    compared = compare(some_rows(), tiny_folder("bert"), methods=["probe", "bitfit"], settings=told)
+    assert list(compared.branches) == ["probe", "bitfit"]
+    tried = compared.branches["bitfit"].report.search["trials"]
+    assert {trial["depth"] for trial in tried} > {0}
+    assert compared.branches["probe"].report.search == {}
+    assert compared.branches["probe"].depth == compared.branches["bitfit"].depth

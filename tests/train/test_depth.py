@@ -290,6 +290,12 @@ def test_a_budget_that_is_no_time_is_refused(value):
         Settings(budget=value)
 
 
+def test_a_method_that_learns_a_head_alone_has_no_depth_to_search_for(model):
+    search = tl.tune(rows(), model, method="probe", settings=FAST).report.search
+    assert [trial["depth"] for trial in search["trials"]] == [0]
+    assert search["why"] == "the best of those tried; a head alone is the same at all depths"
+
+
 @pytest.mark.parametrize("depth", [0, 1])
 def test_a_head_alone_is_solved_without_a_step(depth, model):
     branch = tl.tune(rows(), model, method="probe", depth=depth, settings=Settings(epochs=1, threads=1))

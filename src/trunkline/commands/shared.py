@@ -6,6 +6,7 @@ import typing
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import fields
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -79,7 +80,15 @@ def flags_of(command: Callable[..., None], only: Collection[str] = (), kind: Any
 
 def _converter(name: str, hint: Any) -> Callable[[click.Context, click.Parameter, str | None], Any]:
     def convert(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
-        return None if value is None else (choices.convert(value, hint, f"--{name.replace('_', '-')}"),)
+        if value is None:
+            return None
+        flag = f"--{name.replace('_', '-')}"
+        try:
+            return (choices.convert(value, hint, flag),)
+        except OptionError:
+            if any(f"{flag}-file" in other.opts for other in context.command.params) and Path(value).exists():
+                raise OptionError(f"{flag}={value!r}: {flag} is a share of the rows, as 0.2. A file is told by {flag}-file.") from None
+            raise
 
     return convert
 

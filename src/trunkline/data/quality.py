@@ -66,7 +66,7 @@ def require(findings: Sequence[Finding]) -> None:
     if errors:
         more = f"\n... and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
         listed = "\n".join(str(finding).removeprefix("error: ") for finding in errors[:_SHOWN])
-        raise DataError(f"The data cannot be trained on ({len(errors)} errors):\n{listed}{more}")
+        raise DataError(f"The data cannot be trained on ({len(errors)} error{'s' if len(errors) > 1 else ''}):\n{listed}{more}")
 
 
 def drop_leaks(data: Split) -> Split:
@@ -138,7 +138,7 @@ def _leaks(data: Split) -> Iterator[Finding]:
         shared = keys[early] & keys[late]
         if shared:
             shown = tuple(_readable(key) for key in sorted(shared)[:_SHOWN])
-            do = f"let the repeated rows be taken out of {early} (drop_leaks), or correct the files: what was learned by heart is no test"
+            do = f"let the repeated rows be taken out of {early} (--drop-leaks; in Python trunkline.data.quality.drop_leaks), or correct the files: what was learned by heart is no test"
             yield Finding("error", f"texts that stand in {early} and in {late}: {len(shared):,}", shown, do)
 
 

@@ -98,7 +98,7 @@ def compare(
     """Tune with each of several methods on the same split and states, and put them into one table.
 
     methods: each as `tune` takes it, with options as in "lora:rank=8"
-    depth: one for all; "auto" searches with the first method, and the others take what it found
+    depth: one for all; "auto" searches with the first method that learns more than a head, and the others take what it found
     out: each branch is saved in the folder of its method's name below it; a run that was stopped goes on
 
     Raises: as `tune`; OptionError for fewer than two methods, or one that is given twice.
@@ -109,12 +109,12 @@ def compare(
     settings = settings or Settings()
     parts, _ = checked(rows, settings)
     branches: dict[str, Branch] = {}
-    for method in methods:
+    for method in sorted(methods, key=lambda one: one.startswith("probe")):  # a head alone is the same at all depths: it has none to search for
         place = Path(out) / folder_of(method) if out else None
         branches[method] = tune(parts, model, method=method, depth=depth, settings=settings, out=place)
         depth, model = branches[method].depth, branches[method].backbone  # of all branches one set of frozen weights is kept
         settings = as_read(settings, branches[method].spec)
-    return _table(branches, parts, settings)
+    return _table({method: branches[method] for method in methods}, parts, settings)
 
 
 def folder_of(method: str) -> str:

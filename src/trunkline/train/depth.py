@@ -140,7 +140,7 @@ class _Searching:
     ) -> None:
         self.started, self.budget, self.share = time.perf_counter(), share * duration("budget", settings.budget), share
         self.backbone, self.make, self.settings = backbone, make, settings
-        self.depths = [depth for depth in candidates(backbone) if make(depth, settings.seed).network.learned()] or candidates(backbone)
+        self.depths = self.different()
         self.lowest = max(d for d in self.depths if isinstance(d, int))
         self.train, self.validation = some(items["train"], TRAIN_ROWS), some(items["validation"], VALIDATION_ROWS)
         self.whole = len(self.train) == len(items["train"]) and len(self.validation) == len(items["validation"])
@@ -150,6 +150,14 @@ class _Searching:
         self.trials: list[Trial] = []
         self.metric: str = ""
         self.truth: Any = ()
+
+    def different(self) -> list[Depth]:
+        """The depths at which something is learned; of a method that learns a head alone the shallowest, since the head reads the same states at all."""
+        learned = {depth: self.make(depth, self.settings.seed).network.learned() for depth in candidates(self.backbone)}
+        found = [depth for depth, names in learned.items() if names]
+        if found and all(name.startswith("head.") for depth in found for name in learned[depth]):
+            return found[:1]
+        return found or list(learned)
 
     def plan(self, states: Any) -> None:
         """As many rows and epochs for the trials as the budget allows; `whole` says whether a trial is the run itself."""
@@ -213,7 +221,7 @@ class _Searching:
             behind_best = len(values) - 1 - int(np.argmax(values))
             if behind_best >= _PATIENCE and not self.rising(self.trials[-2:]) and not self.nothing():
                 return f"{behind_best} deeper cuts brought nothing", None
-        return "all depths were tried", None
+        return "all depths were tried" if len(self.depths) > 1 else "a head alone is the same at all depths", None
 
     def cut_short(self, depth: Depth) -> tuple[str, Depth | None]:
         """That the budget ended the search before `depth`; it is taken all the same where each deeper cut was clearly better than the one before.
