@@ -115,7 +115,9 @@ def test_a_wrong_request_is_refused(client, name):
 
 def test_what_is_wrong_with_a_body_is_said_by_place(client):
     said = {body: client("POST", "/v1/predict", body.encode())[2]["error"]["message"] for body in ('{"texts": ["a"]}', '{"inputs": [""]}')}
-    assert said['{"texts": ["a"]}'] == "inputs: Field required; texts: Extra inputs are not permitted"
+    assert said['{"texts": ["a"]}'] == (
+        "inputs: is missing; texts: is no field here. The fields are inputs (needed), branches, top, threshold, truncate, user."
+    )
     assert said['{"inputs": [""]}'].startswith("inputs.0: String should have at least 1 character, or: ")
 
 

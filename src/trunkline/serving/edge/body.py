@@ -71,19 +71,28 @@ def valid(model: type[M], given: Any) -> M:
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        raise Refused(422, "invalid_request", _told(error)[:1000]) from None
+        raise Refused(422, "invalid_request", _told(error, model)[:1000]) from None
 
 
-def _told(error: ValidationError) -> str:
-    """Where it is wrong and what. Of a value of several kinds the library says what each kind lacks, under its own names: here the deepest place."""
+def _told(error: ValidationError, model: type[BaseModel]) -> str:
+    """Where it is wrong and what; where a field is missing or unknown, which there are.
+
+    Of a value of several kinds the library says what each kind lacks, under its own names: here the deepest place.
+    """
     found: dict[str, list[str]] = {}
-    for one in error.errors(include_url=False, include_input=False, include_context=False):
+    errors = error.errors(include_url=False, include_input=False, include_context=False)
+    for one in errors:
         parts = [str(part) for part in one["loc"] if isinstance(part, int) or (_FIELD.fullmatch(part) and part not in _KINDS)]
-        found.setdefault(".".join(parts) or "body", []).append(one["msg"])
+        found.setdefault(".".join(parts) or "body", []).append(_FIELDS.get(one["type"], one["msg"]))
     deepest = [place for place in found if not any(other.startswith(f"{place}.") for other in found)]
-    return "; ".join(f"{place}: {', or: '.join(dict.fromkeys(found[place]))}" for place in deepest[:5])
+    told = "; ".join(f"{place}: {', or: '.join(dict.fromkeys(found[place]))}" for place in deepest[:5])
+    if not any(len(one["loc"]) == 1 and one["type"] in _FIELDS for one in errors):
+        return told
+    names = [f"{name} (needed)" if field.is_required() else name for name, field in model.model_fields.items()]
+    return f"{told}. The fields are {', '.join(names)}."
 
 
+_FIELDS = {"missing": "is missing", "extra_forbidden": "is no field here"}
 _FIELD = re.compile(r"[a-z_][a-z0-9_]*")
 _KINDS = {"str", "int", "float", "bool", "none", "dict"}
 _QUOTED = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
