@@ -331,7 +331,8 @@ def test_files_for_validation_and_test(type_in, home, data, tiny_folder) -> None
 def test_a_file_that_is_given_where_a_share_belongs(type_in, home, data) -> None:
     said = type_in("tune", data, "--test", data)
     assert said.code != 0
-    assert "a share of the rows" in said.err and "--test-file" in said.err
+    assert "a share of the rows" in said.err
+    assert "--test-file" in said.err
     assert "type float" in type_in("tune", data, "--test", "nothing").err, "which is no file"
 
 

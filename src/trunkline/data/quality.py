@@ -138,7 +138,8 @@ def _leaks(data: Split) -> Iterator[Finding]:
         shared = keys[early] & keys[late]
         if shared:
             shown = tuple(_readable(key) for key in sorted(shared)[:_SHOWN])
-            do = f"let the repeated rows be taken out of {early} (--drop-leaks; in Python trunkline.data.quality.drop_leaks), or correct the files: what was learned by heart is no test"
+            out = f"let the repeated rows be taken out of {early} (--drop-leaks; in Python trunkline.data.quality.drop_leaks)"
+            do = f"{out}, or correct the files: what was learned by heart is no test"
             yield Finding("error", f"texts that stand in {early} and in {late}: {len(shared):,}", shown, do)
 
 

@@ -109,7 +109,10 @@ def compare(
     settings = settings or Settings()
     parts, _ = checked(rows, settings)
     branches: dict[str, Branch] = {}
-    for method in sorted(methods, key=lambda one: one.startswith("probe")):  # a head alone is the same at all depths: it has none to search for
+    heads_last = sorted(
+        methods, key=lambda one: one.startswith("probe")
+    )  # a head alone is the same at all depths: it has none to search for
+    for method in heads_last:
         place = Path(out) / folder_of(method) if out else None
         branches[method] = tune(parts, model, method=method, depth=depth, settings=settings, out=place)
         depth, model = branches[method].depth, branches[method].backbone  # of all branches one set of frozen weights is kept
