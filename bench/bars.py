@@ -25,7 +25,8 @@ HERE = Path(__file__).parent
 PEERS, ENGINE = HERE / "peers/measured", HERE / "measured"
 LORA, FULL = "lora precision=bfloat16", "full precision=bfloat16"
 PROBE, TWO = "ours depth=0 method=probe trunk_precision=bfloat16", "ours depth=2 trunk_precision=bfloat16"
-COLD_LORA, COLD_ONE = "lora precision=bfloat16 rate=0.001", "ours depth=1 trunk_precision=bfloat16 test=after"
+COLD_LORA = "lora precision=bfloat16 rate=0.001"
+COLD_ONE, COLD_TWO = "ours depth=1 trunk_precision=bfloat16 test=after", "ours depth=2 trunk_precision=bfloat16 test=after"
 FEW = "ours depth=auto epochs=none test=after"
 POINTS = 0.3
 """How much less accurate, in points, still counts as the same."""
@@ -147,7 +148,7 @@ def _engine(name: str) -> dict[str, Any] | None:
 
 _ON = "--threads 1 --out bench/peers/measured"
 _BANKING = f'python bench/peers.py banking77 --seeds 3 --peers "{LORA}" --ours "{PROBE[5:]}" --ours "{TWO[5:]}" --warm {_ON}'
-_COLD = f'python bench/peers.py cold --rows 4000 --epochs 5 --seeds 2 --peers "{COLD_LORA}" --ours "{COLD_ONE[5:]}" {_ON}'
+_COLD = f'python bench/peers.py cold --rows 4000 --epochs 5 --seeds 3 --peers "{COLD_LORA}" --ours "{COLD_ONE[5:]}" --ours "{COLD_TWO[5:]}" {_ON}'
 _TRUNK, _STEP = (
     "python bench/trunk.py banking77 --rounds 3 --out bench/measured",
     "python bench/step.py banking77 --rounds 3 --out bench/measured",
@@ -157,7 +158,7 @@ _SCALE = "python bench/scale.py --rows 1000 10000 100000 1000000 --trunk-precisi
 
 def _few(count: int, pairs: int) -> Bar:
     find = beside(f"banking77-{count}-per-class", FEW, f"setfit pairs={pairs}", 0.5)
-    command = f"python bench/few_shot.py --per-class {count} --pairs {pairs} --seeds 1 --out bench/peers/measured"
+    command = f"python bench/few_shot.py --per-class {count} --pairs {pairs} --seeds 2 --out bench/peers/measured"
     return Bar(f"Banking77, {count} a class, `--depth auto`; SetFit with {pairs} pairs a row : ours", 10, find, command)
 
 
@@ -167,10 +168,11 @@ BARS = (
         "the same; full tuning : ours",
         8,
         beside("banking77", PROBE, FULL, POINTS),
-        f'python bench/peers.py banking77 --seeds 1 --peers "{FULL}" --ours "{PROBE[5:]}" --warm {_ON}',
+        f'python bench/peers.py banking77 --seeds 3 --peers "{FULL}" --ours "{PROBE[5:]}" --warm {_ON}',
     ),
     Bar("the same, texts whose states are there; LoRA : ours", 20, beside("banking77", PROBE, LORA, POINTS, warm=True), _BANKING),
     Bar("COLD on e5-small, one layer; LoRA on all 12 : ours", 6, beside("cold-4000-rows", COLD_ONE, COLD_LORA, POINTS), _COLD),
+    Bar("the same, two layers", 6, beside("cold-4000-rows", COLD_TWO, COLD_LORA, POINTS), _COLD),
     *(_few(*one) for one in ((8, 40), (16, 18), (64, 5))),
     Bar("encode in int8 : in float32, tokens a second", 2, trunk_in_int8, _TRUNK),
     Bar("memory at depth 2 : of LoRA", 0.5, beside("banking77", TWO, LORA, POINTS, "peak_bytes"), _BANKING, most=True),
