@@ -18,7 +18,7 @@ import pytest
 
 from trunkline import cli
 from trunkline.commands import branches
-from trunkline.train.settings import MODELS
+from trunkline.model.standard import MODELS
 from trunkline.train.tune import tune
 
 WORDS = ["my", "card", "account", "order", "please", "help", "today", "waiting", "arrived", "damaged", "password", "again", "now"]
@@ -334,6 +334,17 @@ def test_a_file_that_is_given_where_a_share_belongs(type_in, home, data) -> None
     assert "a share of the rows" in said.err
     assert "--test-file" in said.err
     assert "type float" in type_in("tune", data, "--test", "nothing").err, "which is no file"
+
+
+def test_what_is_noticed_while_tuning_is_said(type_in, home, tiny_folder) -> None:
+    rows = write(
+        home / "zh.csv",
+        ["message", "team"],
+        [(f"{text} {number}", text) for number in range(30) for text in ("快递还没有到", "我的卡丢了")],
+    )
+    said = type_in("tune", rows, "--text", "message", "--label", "team", "--model", tiny_folder("bert"), *FAST)
+    assert said.code == 0, said.err
+    assert said.err.count("of the tokens are none that") == 1
 
 
 def test_leaks_stop_until_they_are_dropped(type_in, home, data, tiny_folder) -> None:

@@ -11,9 +11,10 @@ from trunkline.data.read import read
 from trunkline.errors import DataError, OptionError
 from trunkline.evaluation.baselines import labels
 from trunkline.evaluation.report import Report
+from trunkline.model import standard
 from trunkline.model.backbone import load_backbone
 from trunkline.states.store import States
-from trunkline.train import before
+from trunkline.train import account, before
 from trunkline.train.tune import number_format
 
 WORDS = {"card": "my card has not arrived yet", "refund": "refund the money to my account", "password": "help me with the password"}
@@ -169,3 +170,23 @@ def test_evaluate_on_other_rows(model, tmp_path):
 @pytest.mark.parametrize(("family", "wanted", "found"), [("bert", "auto", "float16"), ("t5", "auto", "float32"), ("t5", "int8", "int8")])
 def test_states_that_are_too_large_for_float16_are_kept_in_float32(family, wanted, found, tiny_folder):
     assert number_format(wanted, load_backbone(tiny_folder(family))) == found
+
+
+@pytest.mark.parametrize(("language", "taken"), [("zh", True), ("en", False)])
+def test_where_no_model_is_named_the_texts_decide(language, taken, tiny_folder, monkeypatch):
+    usual, other = str(tiny_folder("bert")), str(tiny_folder("roberta"))
+    monkeypatch.setitem(standard.MODELS, "encoder", usual)
+    monkeypatch.setattr(standard, "MANY_LANGUAGES", other)
+    texts = {"en": ("the parcel is late", "the card is lost"), "zh": ("快递还没有到", "我的卡丢了")}[language]
+    rows = read([{"text": f"{text} {number}", "label": text} for number in range(30) for text in texts])
+    branch = tl.tune(rows, depth=0, settings=FAST)
+    assert branch.backbone.id == load_backbone(other if taken else usual).id
+    assert any("no model was named" in note for note in branch.report.data["notes"]) == taken
+
+
+def test_tokens_that_the_model_does_not_know_are_counted_in_a_note(model, monkeypatch):
+    monkeypatch.setattr(account, "_UNKNOWN", 0.2)  # the tiny model knows no numbers
+    rows = [{"text": f"{text} {number}", "label": text} for number in range(30) for text in ("快递还没有到", "我的卡丢了")]
+    known, unknown = (tl.tune(read(some), model, depth=0, settings=FAST).report.data["notes"] for some in (messages(), rows))
+    assert not any("of the tokens are none that" in note for note in known)
+    assert any("% of the tokens are none that" in note for note in unknown)

@@ -11,8 +11,9 @@ from trunkline.branch import Branch
 from trunkline.data.split import Split, in_parts
 from trunkline.errors import OptionError
 from trunkline.model.backbone import Depth, load_backbone
+from trunkline.model.standard import MODELS
 from trunkline.train import machine
-from trunkline.train.settings import MODELS, Settings
+from trunkline.train.settings import Settings
 from trunkline.types import Rows
 
 

@@ -31,6 +31,7 @@ from trunkline.data.split import Split, in_parts, row_id, with_made
 from trunkline.errors import DataError, OptionError
 from trunkline.evaluation.interval import Comparison
 from trunkline.model.backbone import Backbone, load_backbone
+from trunkline.model.standard import standard
 from trunkline.quality.vectors import vectors
 from trunkline.types import Row, Rows
 
@@ -87,7 +88,7 @@ class Augmented:
         }  # fmt: skip
 
 
-def augment(data: Rows | Split, model: str | Path | Backbone = "minilm", *, settings: AugmentSettings | None = None) -> Augmented:
+def augment(data: Rows | Split, model: str | Path | Backbone | None = None, *, settings: AugmentSettings | None = None) -> Augmented:
     """New rows for training, made of the training rows of `data` (Rows are divided first, as `tune` would).
 
     Raises: OptionError for a task whose labels stand at places of the text, or a method that this model cannot do; DataError for fewer than ten
@@ -101,7 +102,7 @@ def augment(data: Rows | Split, model: str | Path | Backbone = "minilm", *, sett
     rows = [row for row in parts.train if "source" not in row]
     if len(rows) < 10:
         raise DataError(f"{len(rows)} training rows: at least 10 are needed to tell what is near. Give more.")
-    backbone = model if isinstance(model, Backbone) else load_backbone(model)
+    backbone = model if isinstance(model, Backbone) else load_backbone(model or standard("encoder", rows))
     texts = [row["text"] for row in rows]
     made, kept = {}, []
     dropped: dict[str, Counter[str]] = {name: Counter() for name in settings.names}

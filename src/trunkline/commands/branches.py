@@ -12,10 +12,24 @@ from typing import Any
 import click
 
 from trunkline import choices, names
-from trunkline.commands.shared import ANY_MODEL, chosen, commands, depth_of, files_with, flags_of, listed, parts_of, read, reading, show
+from trunkline.commands.shared import (
+    ANY_MODEL,
+    chosen,
+    commands,
+    depth_of,
+    files_with,
+    flags_of,
+    listed,
+    note_what_is_new,
+    parts_of,
+    read,
+    reading,
+    show,
+)
 from trunkline.errors import OptionError
+from trunkline.model.standard import MODELS
 from trunkline.prompting.settings import CALIBRATIONS, PICKS, TASKS, PromptSettings
-from trunkline.train.settings import MODELS, Settings
+from trunkline.train.settings import Settings
 
 
 @commands.command()
@@ -68,6 +82,7 @@ def tune(file: str, config: str | None, as_json: bool, others: tuple[str, ...], 
         return
     branch = import_module("trunkline.train.tune").tune(data, settings=settings, **asked)
     show(branch.report, as_json)
+    note_what_is_new(branch.report, data.notes)
     if told["out"]:
         columns = "".join(f" --{name.replace('_', '-')} {told[name]}" for name in ("text", "text_b") if told[name])
         given = f"--file {file}{columns}" if told["text_b"] else '"..."'

@@ -17,7 +17,7 @@ from trunkline.augmentation.settings import AugmentSettings
 from trunkline.commands.shared import chosen, commands, flags_of, listed, parts_of, read, reading
 from trunkline.corpus.settings import CleanSettings
 from trunkline.errors import OptionError
-from trunkline.train.settings import MODELS
+from trunkline.model.standard import ENCODER
 
 
 @commands.command()
@@ -69,14 +69,14 @@ def _apply(file: str, changes: str, out: str, told: dict[str, Any]) -> None:
 @click.argument("file")
 @click.option("--against", help="the rows that will be measured on: what stands in both is a leak")
 @click.option("--task", default="classify", show_default=True, help=listed(names.TASKS))
-@click.option("--model", default=MODELS["encoder"], show_default=True, help="whose states say what a text means; none: words alone")
+@click.option("--model", help=f"whose states say what a text means; none: words alone  [default: {ENCODER}]")
 @click.option("--out", help="folder for check.html, changes.csv and check.json  [default: runs/NAME-check]")
 @click.option("--language", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="of the page")
 @click.option("--seed", default=0, show_default=True, help="which rows are held out together, and which are drawn")
 @click.option("--json", "as_json", is_flag=True, help="print what was found as JSON")
 @reading
 def check(
-    file: str, against: str | None, task: str, model: str, out: str | None, language: str, seed: int, as_json: bool, **told: Any
+    file: str, against: str | None, task: str, model: str | None, out: str | None, language: str, seed: int, as_json: bool, **told: Any
 ) -> None:
     """Look for what is wrong in FILE, row by row: copies, leaks, wrong labels, odd texts, personal data. Nothing is changed."""
     rows = read(file, task, told)
@@ -99,14 +99,14 @@ def check(
 @click.argument("file")
 @click.argument("live")
 @click.option("--branch", help="folder of a branch: its answers to both files are compared, and how sure they are")
-@click.option("--model", default=MODELS["encoder"], show_default=True, help="whose states say what a text means")
+@click.option("--model", help=f"whose states say what a text means  [default: {ENCODER}]")
 @click.option("--out", help="folder for drift.html and drift.json  [default: runs/NAME-drift, of LIVE]")
 @click.option("--language", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="of the page")
 @click.option("--seed", default=0, show_default=True, help="which rows are drawn, and the permutations of the test")
 @click.option("--json", "as_json", is_flag=True, help="print what was found as JSON")
 @reading
 def drift(
-    file: str, live: str, branch: str | None, model: str, out: str | None, language: str, seed: int, as_json: bool, **told: Any
+    file: str, live: str, branch: str | None, model: str | None, out: str | None, language: str, seed: int, as_json: bool, **told: Any
 ) -> None:
     """Has what comes in changed? Compare the rows of LIVE with those of FILE, which a branch was tuned on. Nothing is changed."""
     rows, new = (read(one, "classify", {**told, "several": True}, labelled=False) for one in (file, live))
@@ -127,7 +127,7 @@ def drift(
 @click.argument("file")
 @click.option("--labels", "known", help="the labels to choose from, with commas between them; people may add some")
 @click.option("--branch", help="folder of a branch whose answers are suggested")
-@click.option("--model", default=MODELS["encoder"], show_default=True, help="whose states decide what comes next")
+@click.option("--model", help=f"whose states decide what comes next  [default: {ENCODER}]")
 @click.option("--strategy", default="safe", show_default=True, help="what comes next: docs/label.md lists them")
 @click.option("--people", default=1, show_default=True, help="how many people should label each row")
 @click.option("--out", help="folder of annotations.jsonl and labelled.csv  [default: runs/NAME-label]")
@@ -136,7 +136,7 @@ def drift(
 @click.option("--export", help="also write this file when done: .json for Label Studio, .jsonl for doccano")
 @reading
 def label_(
-    file: str, known: str | None, branch: str | None, model: str, strategy: str, people: int, out: str | None, port: int,
+    file: str, known: str | None, branch: str | None, model: str | None, strategy: str, people: int, out: str | None, port: int,
     imported: str | None, export: str | None, **told: Any,
 ) -> None:  # fmt: skip
     """Label the rows of FILE on a page on this machine, those first that are worth most. Goes on where it was stopped."""
@@ -161,11 +161,11 @@ def label_(
 @click.argument("file")
 @click.option("--out", required=True, help="write all rows to this .jsonl or .csv file, each with its split; then: tune OUT --split given")
 @click.option("--task", default="classify", show_default=True, help="classify or regress")
-@click.option("--model", default="minilm", show_default=True, help="whose states judge what new rows mean")
+@click.option("--model", help=f"whose states judge what new rows mean  [default: {ENCODER}]")
 @click.option("--json", "as_json", is_flag=True, help="print the figures as JSON")
 @reading
 @partial(flags_of, kind=AugmentSettings)
-def augment(file: str, out: str, task: str, model: str, as_json: bool, **told: Any) -> None:
+def augment(file: str, out: str, task: str, model: str | None, as_json: bool, **told: Any) -> None:
     """Make new training rows of FILE's training rows, keep those that mean the same, and measure whether they help."""
     settings = AugmentSettings(**{name: value[0] for name, value in told.items() if isinstance(value, tuple)})
     made = import_module("trunkline.augmentation.augment").augment(read(file, task, told), model, settings=settings)

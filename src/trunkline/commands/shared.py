@@ -13,8 +13,9 @@ import click
 
 from trunkline import __version__, choices
 from trunkline.errors import OptionError, unknown
+from trunkline.model.standard import ENCODER, MODELS
 from trunkline.prompting.settings import PromptSettings
-from trunkline.train.settings import MODELS, Settings
+from trunkline.train.settings import Settings
 
 READING = {
     "text": "column with the text; guessed where not given",
@@ -29,7 +30,7 @@ READING = {
     "skip_bad": "go on in spite of bad rows, and write them to this file",
 }
 
-ANY_MODEL = f"{MODELS['encoder']}, or where a task writes {MODELS['decoder']} or {MODELS['encoder-decoder']}"
+ANY_MODEL = f"{ENCODER}; where a task writes {MODELS['decoder']} or {MODELS['encoder-decoder']}"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -157,3 +158,10 @@ def files_with(text: str, told: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 def show(report: Any, as_json: bool) -> None:
     """The report, as JSON or as a table."""
     click.echo(report.to_json().decode() if as_json else str(report))
+
+
+def note_what_is_new(report: Any, said: Collection[str]) -> None:
+    """The notes of a report but for those that were said when its rows were read, and how they were split."""
+    for note in report.data["notes"]:
+        if note not in said and not note.startswith("split "):
+            click.echo(f"note: {note}", err=True)

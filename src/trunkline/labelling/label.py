@@ -22,7 +22,7 @@ ANNOTATIONS, LABELLED = "annotations.jsonl", "labelled.csv"
 
 
 def label(
-    rows: Rows, out: str | Path, *, model: str = "minilm", names: tuple[str, ...] = (), branch: Branch | None = None, strategy: str = "safe",
+    rows: Rows, out: str | Path, *, model: str | None = None, names: tuple[str, ...] = (), branch: Branch | None = None, strategy: str = "safe",
     people: int = 1, port: int = 0, imported: str | Path | None = None, ready: Callable[[Server], None] | None = None,
 ) -> Rows:  # fmt: skip
     """Serve the page until Ctrl-C or `Server.stop`; gives the rows that have a label then, which are also in OUT/labelled.csv.

@@ -53,7 +53,7 @@ class PseudoLabelled:
 
 
 def pseudo_label(
-    rows: Rows | Split, unlabelled: Sequence[Row], *, model: str | Path | Backbone = "minilm", way: str = "both", wanted: float = 0.95,
+    rows: Rows | Split, unlabelled: Sequence[Row], *, model: str | Path | Backbone | None = None, way: str = "both", wanted: float = 0.95,
     settings: Shares | None = None,
 ) -> PseudoLabelled:  # fmt: skip
     """More training rows out of rows without a label; `tune(found.parts)` trains on them.

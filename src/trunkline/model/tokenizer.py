@@ -136,6 +136,11 @@ class Tokenizer:
             return [one for one in encoding.ids if one not in self.never_written]
         return [one for start, end in pairwise(edges) for one in self.written(text[start:end])]
 
+    def unknown_share(self, texts: Sequence[Tokens]) -> float:
+        """The share of tokens that stand for something that is in no vocabulary; 0 where there is no such token."""
+        tokens = np.concatenate([one.ids for one in texts]) if len(texts) else np.zeros(0)
+        return float((tokens == self._unknown).mean()) if self._unknown is not None and len(tokens) else 0.0
+
     def acts(self, one: int, text: str) -> bool:
         """Whether a token made of `text` acts on the model. The one for what is unknown does only where somebody wrote its name."""
         return one in self.never_written and (one != self._unknown or self._fast.id_to_token(one) in text)

@@ -19,6 +19,7 @@ from trunkline.data.split import Split, in_parts
 from trunkline.errors import DataError, OptionError
 from trunkline.evaluation.wording import language_of
 from trunkline.model.backbone import Backbone, load_backbone
+from trunkline.model.standard import MODELS, standard
 from trunkline.progress import timed
 from trunkline.prompting.account import Run, account, truth_of
 from trunkline.prompting.extract import ByExtraction, ByServerExtraction
@@ -33,7 +34,6 @@ from trunkline.prompting.shots import Neighbours, Shots
 from trunkline.prompting.template import Template, default_template, read_template
 from trunkline.states.store import States
 from trunkline.train import machine
-from trunkline.train.settings import MODELS
 from trunkline.types import Rows
 
 
@@ -116,7 +116,7 @@ class _Job:
         if self._neighbours is None:
             near = self.settings.neighbours
             own = self.backbone if near in (None, self.name) else None
-            self._neighbours = Neighbours(own or load_backbone(near or MODELS["encoder"]), _stored)
+            self._neighbours = Neighbours(own or load_backbone(near or standard("encoder", list(self.parts.train))), _stored)
         return self._neighbours
 
     def _template(self, template: Any) -> Template:

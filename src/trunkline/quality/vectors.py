@@ -14,6 +14,7 @@ import numpy as np
 from trunkline import names, storage
 from trunkline.errors import DataError
 from trunkline.model.backbone import Backbone, load_backbone
+from trunkline.model.standard import standard
 from trunkline.quality.duplicates import Vectors, Words, slightly_changed, unit
 from trunkline.states.encode import encode
 from trunkline.states.live import LiveStates
@@ -26,7 +27,7 @@ _MOST_WORDS = 60_000  # in double precision, as the probe computes, some 200 MB
 
 
 def vectors(
-    rows: Sequence[Row], against: Sequence[Row] = (), *, model: str | Path | Backbone = "minilm", depth: int = 0, max_tokens: int = 256,
+    rows: Sequence[Row], against: Sequence[Row] = (), *, model: str | Path | Backbone | None = None, depth: int = 0, max_tokens: int = 256,
     seed: int = 0,
 ) -> Vectors:  # fmt: skip
     """The mean-pooled states of rows at the cut of `depth`, from the store; what it lacks is encoded first.
@@ -40,7 +41,7 @@ def vectors(
     """
     if not len(rows):
         raise DataError("no rows, so there is nothing to look at. Give at least one.")
-    backbone = model if isinstance(model, Backbone) else load_backbone(model)
+    backbone = model if isinstance(model, Backbone) else load_backbone(model or standard("encoder", [*rows, *against]))
     trunk = backbone.trunk(depth)
     dtype = "float32" if backbone.family.kind == "encoder-decoder" else "float16"
     store = States.open(storage.cache_folder() / "states" / f"{trunk.id[:24]}-{dtype}", trunk_id=trunk.id, width=trunk.width, dtype=dtype)

@@ -36,6 +36,9 @@ from trunkline.train.fit import Progress
 from trunkline.train.settings import Settings
 from trunkline.types import Item
 
+_LOOKED_AT = 1000  # training rows in which unknown tokens are counted
+_UNKNOWN = 0.05
+
 
 @dataclass(frozen=True)
 class Run:
@@ -182,6 +185,12 @@ def _data(done: Run, measured: str) -> dict[str, Any]:
     cut = sum(item.was_cut for items in done.items.values() for item in items)
     if cut:
         notes.append(f"{cut:,} texts were longer than max_tokens and lost their end")
+    backbone, some = done.fitted[0][0].backbone, done.items["train"][:_LOOKED_AT]
+    unknown = backbone.tokenizer.unknown_share([tokens for item in some for tokens in item.tokens])
+    if unknown > _UNKNOWN:
+        notes.append(
+            f"{unknown:.0%} of the tokens are none that {backbone.name} knows: a model for the language of these texts reads more of them"
+        )
     notes += remarks(done.fitted[0][0].spec, done.items[measured])
     return {
         "source": parts["train"].source,

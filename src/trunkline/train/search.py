@@ -28,10 +28,10 @@ from trunkline.states.held import HeldStates
 from trunkline.train import machine
 from trunkline.train.depth import some
 from trunkline.train.fit import Data, Progress, fit
-from trunkline.train.settings import MODELS, PLAIN, Settings
+from trunkline.train.settings import PLAIN, Settings
 from trunkline.train.space import RATE, Range, Values, size, space_of
 from trunkline.train.start import solve_head
-from trunkline.train.tune import as_read, checked, loaded, maker, number_format, spec_for, stored, tune
+from trunkline.train.tune import as_read, checked, loaded, maker, named, number_format, spec_for, stored, tune
 from trunkline.types import Item, Rows
 
 MOST_ROWS = 10_000
@@ -94,7 +94,8 @@ def search_options(
     parts, _ = checked(rows, settings)
     machine.use_threads(settings.threads)
     kinds = names.task(parts.train.task).TaskSpec.backbones
-    backbone = loaded(model or MODELS[kinds[0]], settings).seen_by(kinds)
+    model, parts = named(model, kinds[0], parts)
+    backbone = loaded(model, settings).seen_by(kinds)
     settings = replace(settings, states=number_format(settings.states, backbone))
     spec = spec_for(backbone, parts.train, settings.task_options)
     if getattr(spec, "pairs", None) == "auto":

@@ -19,8 +19,6 @@ TRUNK_PRECISIONS = ("float32", "bfloat16", "int8", "nf4")
 BRANCH_PRECISIONS = ("auto", "float32", "int8")
 SPLITS = ("auto", "label", "group", "time", "given")
 PLAIN = "plain"
-MODELS = {"encoder": "minilm", "decoder": "smollm2", "encoder-decoder": "t5-small"}
-"""The model that is taken where none is named, by the first kind that a task can stand on."""
 
 
 def _say(default: Any, text: str) -> Any:

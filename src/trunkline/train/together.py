@@ -28,12 +28,13 @@ from trunkline.evaluation.measure import truth_and_scores
 from trunkline.evaluation.metrics import suited
 from trunkline.model.backbone import AUTO, Backbone, Depth
 from trunkline.model.network import Heads, Network
+from trunkline.model.standard import standard, why
 from trunkline.progress import timed
 from trunkline.states.collate import Source, collate
 from trunkline.train import machine
 from trunkline.train.account import Run, account
 from trunkline.train.fit import Data, Progress, batches
-from trunkline.train.settings import MODELS, PLAIN, Settings
+from trunkline.train.settings import PLAIN, Settings
 from trunkline.train.tune import Job, checked, command, loaded, number_format, spec_for, stored, tune
 from trunkline.types import Batch, Item, Items, Output, Rows
 
@@ -73,7 +74,7 @@ def tune_together(
     job = Job(settings or Settings(), Path(out) / "together" if out else None)
     _require(rows, method, depth, sampling, job.settings)
     folders = _folders(Path(out), rows) if out else {}
-    backbone, parts = _ready(rows, model or MODELS["encoder"], depth, job)
+    backbone, parts = _ready(rows, model, depth, job)
     every = {f"{at}{name}": some for at, part in enumerate(parts) for name, some in part.items.items()}
     about = {
         "parts": {part.name: [one.fingerprint for one in part.rows.parts().values()] for part in parts},
@@ -186,25 +187,30 @@ def _folders(out: Path, rows: Iterable[str]) -> dict[str, Path]:
     return {name: savable(out / name) for name in rows}
 
 
-def _ready(rows: Mapping[str, Rows | Split], model: str | Path | Backbone, depth: Depth, job: Job) -> tuple[Backbone, list[_Part]]:
+def _ready(rows: Mapping[str, Rows | Split], model: str | Path | Backbone | None, depth: Depth, job: Job) -> tuple[Backbone, list[_Part]]:
     """The backbone, and the parts as items for it; the job's settings then name the number format of the states."""
     with timed(job.seconds, "read"):
         split = {name: checked(part, job.settings) for name, part in rows.items()}
     with timed(job.seconds, "load model"):
         machine.use_threads(job.settings.threads)
+        note = None
+        if model is None:
+            model = standard("encoder", [row for part, _ in split.values() for row in part.train])
+            note = why(model)
         backbone = loaded(model, job.settings)
         backbone.check_depth(depth)
         job.settings = replace(job.settings, states=number_format(job.settings.states, backbone))
     with timed(job.seconds, "read"):
-        return backbone, [_part(name, *found, backbone, job.settings) for name, found in _noted(split).items()]
+        return backbone, [_part(name, *found, backbone, job.settings) for name, found in _noted(split, note).items()]
 
 
-def _noted(split: dict[str, tuple[Split, list[Finding]]]) -> dict[str, tuple[Split, list[Finding]]]:
-    """Each part with a note for its report: which others it shares its layers with."""
+def _noted(split: dict[str, tuple[Split, list[Finding]]], more: str | None) -> dict[str, tuple[Split, list[Finding]]]:
+    """Each part with a note for its report: which others it shares its layers with, and one more."""
     noted = {}
     for name, (rows, findings) in split.items():
         others = ", ".join(f"{other} ({len(them.train):,} training rows)" for other, (them, _) in split.items() if other != name)
-        noted[name] = replace(rows, notes=(*rows.notes, f"the layers above the cut were tuned together with {others}")), findings
+        notes = filter(None, [f"the layers above the cut were tuned together with {others}", more])
+        noted[name] = replace(rows, notes=(*rows.notes, *notes)), findings
     return noted
 
 

@@ -24,6 +24,7 @@ from trunkline.errors import OptionError
 from trunkline.evaluation.kinds.texts import usable
 from trunkline.memory import give_back
 from trunkline.model.backbone import ALL, AUTO, Backbone, Depth, load_backbone
+from trunkline.model.standard import standard, why
 from trunkline.progress import Bar, timed
 from trunkline.states.collate import Source
 from trunkline.states.encode import EncodeReport, encode
@@ -34,7 +35,7 @@ from trunkline.train.checkpoint import Checkpoints, lock
 from trunkline.train.depth import Search
 from trunkline.train.fit import Data, Progress, epochs, fit
 from trunkline.train.pairs import Reading, search, ways
-from trunkline.train.settings import MODELS, PLAIN, Settings
+from trunkline.train.settings import PLAIN, Settings
 from trunkline.train.start import solve_head
 from trunkline.types import Item, Rows
 
@@ -46,7 +47,8 @@ def tune(
     """A branch tuned on `rows`, with its report; saved in the folder `out` when one is given.
 
     rows: split here as the settings say, or already split (`trunkline.split`)
-    model: a name (`trunkline models`), a folder, a hub id, or a backbone that is loaded; none: "minilm", or for a task that writes "smollm2" or "t5-small"
+    model: a name (`trunkline models`), a folder, a hub id, or a backbone that is loaded; none: "minilm", "e5-small" where the texts are not
+        in Latin letters, or for a task that writes "smollm2" or "t5-small" (model/standard.py)
     method: "full", "lora", "adapter", ... (docs/methods.md), with options as in "lora:rank=8:dropout=0.1"
     depth: how many top layers are tuned: 0 (the head alone) to the number of layers, "all" (embeddings too, no stored states), or
         "auto": the smallest that is about as good as the best, by trials on validation rows (depth.py)
@@ -70,7 +72,11 @@ def tune(
         machine.use_threads(job.settings.threads)
         kinds = names.task(parts.train.task).TaskSpec.backbones
         old = begun(start, parts.train.task, method, depth, job.settings) if start is not None else None
-        backbone = old.backbone if old else loaded(model or MODELS[kinds[0]], job.settings).seen_by(kinds)
+        if old:
+            backbone = old.backbone
+        else:
+            wanted, parts = named(model, kinds[0], parts)
+            backbone = loaded(wanted, job.settings).seen_by(kinds)
         job.settings = replace(job.settings, states=number_format(old.states if old else job.settings.states, backbone))
         method, depth = (old.method, old.depth) if old else (method, depth)
         if depth != AUTO:
@@ -138,6 +144,14 @@ def _going_on(old: Branch) -> Callable[[Depth, int], Branch]:
         return branch
 
     return make
+
+
+def named(model: str | Path | Backbone | None, kind: str, parts: Split) -> tuple[str | Path | Backbone, Split]:
+    """The model, or where none is named one of this kind for the texts; and the parts, with a note where that is not the usual one."""
+    if model is not None:
+        return model, parts
+    name = standard(kind, parts.train)
+    return name, replace(parts, notes=(*parts.notes, *filter(None, [why(name)])))
 
 
 def loaded(model: str | Path | Backbone, settings: Settings) -> Backbone:
