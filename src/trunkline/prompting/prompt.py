@@ -116,7 +116,7 @@ class _Job:
         if self._neighbours is None:
             near = self.settings.neighbours
             own = self.backbone if near in (None, self.name) else None
-            self._neighbours = Neighbours(own or load_backbone(near or standard("encoder", list(self.parts.train))), _stored)
+            self._neighbours = Neighbours(own or load_backbone(near or standard("encoder", self.parts.train)), _stored)
         return self._neighbours
 
     def _template(self, template: Any) -> Template:

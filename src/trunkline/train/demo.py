@@ -7,10 +7,10 @@ from pathlib import Path
 from trunkline.console import answers
 from trunkline.data.embedded import embedded
 from trunkline.data.read import read
+from trunkline.model.standard import standard
 from trunkline.train.settings import Settings
 from trunkline.train.tune import tune
 
-MODELS = {"en": "minilm", "zh": "e5-small"}
 ASKED = {
     "en": ["still nothing on my porch and it's been nine days", "you took the money twice!!", "how do I get rid of my account for good"],
     "zh": ["都第九天了 快递还没影", "怎么扣了我两次钱！！", "账号不想要了 怎么彻底删掉"],
@@ -20,8 +20,9 @@ ASKED = {
 def demo(language: str, out: Path) -> None:
     """Tune on the embedded messages, print the table, answer three new messages, say what to do next."""
     rows = read(embedded(language), text="text", label="label")
-    print(f"{len(rows):,} customer-service messages in {len({row['label'] for row in rows})} intents, model {MODELS[language]}\n")
-    branch = tune(rows, MODELS[language], settings=Settings(seeds=3), out=out)
+    model = standard("encoder", rows)
+    print(f"{len(rows):,} customer-service messages in {len({row['label'] for row in rows})} intents, model {model}\n")
+    branch = tune(rows, model, settings=Settings(seeds=3), out=out)
     print(branch.report, "\n")
     asked = [{"text": text} for text in ASKED[language]]
     answers(asked, branch.predict(asked), None, as_json=False)

@@ -153,7 +153,7 @@ class _Searching:
 
     def different(self) -> list[Depth]:
         """The depths at which something is learned; of a method that learns a head alone the shallowest, since the head reads the same states at all."""
-        learned = {depth: self.make(depth, self.settings.seed).network.learned() for depth in candidates(self.backbone)}
+        learned = {depth: list(self.make(depth, self.settings.seed).network.learned()) for depth in candidates(self.backbone)}
         found = [depth for depth, names in learned.items() if names]
         if found and all(name.startswith("head.") for depth in found for name in learned[depth]):
             return found[:1]

@@ -31,7 +31,7 @@ from trunkline.train.fit import Data, Progress, fit
 from trunkline.train.settings import PLAIN, Settings
 from trunkline.train.space import RATE, Range, Values, size, space_of
 from trunkline.train.start import solve_head
-from trunkline.train.tune import as_read, checked, loaded, maker, named, number_format, spec_for, stored, tune
+from trunkline.train.tune import as_read, checked, maker, number_format, opened, spec_for, stored, tune
 from trunkline.types import Item, Rows
 
 MOST_ROWS = 10_000
@@ -93,9 +93,7 @@ def search_options(
     count, seconds = _limits(trials)
     parts, _ = checked(rows, settings)
     machine.use_threads(settings.threads)
-    kinds = names.task(parts.train.task).TaskSpec.backbones
-    model, parts = named(model, kinds[0], parts)
-    backbone = loaded(model, settings).seen_by(kinds)
+    backbone, parts = opened(model, parts, settings)
     settings = replace(settings, states=number_format(settings.states, backbone))
     spec = spec_for(backbone, parts.train, settings.task_options)
     if getattr(spec, "pairs", None) == "auto":

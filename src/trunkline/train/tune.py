@@ -70,13 +70,8 @@ def tune(
             raise OptionError(" ".join(lacking))  # now, and not at the end when the branch is to be measured
     with timed(job.seconds, "load model"):
         machine.use_threads(job.settings.threads)
-        kinds = names.task(parts.train.task).TaskSpec.backbones
         old = begun(start, parts.train.task, method, depth, job.settings) if start is not None else None
-        if old:
-            backbone = old.backbone
-        else:
-            wanted, parts = named(model, kinds[0], parts)
-            backbone = loaded(wanted, job.settings).seen_by(kinds)
+        backbone, parts = (old.backbone, parts) if old else opened(model, parts, job.settings)
         job.settings = replace(job.settings, states=number_format(old.states if old else job.settings.states, backbone))
         method, depth = (old.method, old.depth) if old else (method, depth)
         if depth != AUTO:
@@ -146,12 +141,13 @@ def _going_on(old: Branch) -> Callable[[Depth, int], Branch]:
     return make
 
 
-def named(model: str | Path | Backbone | None, kind: str, parts: Split) -> tuple[str | Path | Backbone, Split]:
-    """The model, or where none is named one of this kind for the texts; and the parts, with a note where that is not the usual one."""
-    if model is not None:
-        return model, parts
-    name = standard(kind, parts.train)
-    return name, replace(parts, notes=(*parts.notes, *filter(None, [why(name)])))
+def opened(model: str | Path | Backbone | None, parts: Split, settings: Settings) -> tuple[Backbone, Split]:
+    """The backbone as the task sees it, of the model, or where none is named of one for the texts; and the parts, with a note where that is not the usual one."""
+    kinds = names.task(parts.train.task).TaskSpec.backbones
+    if model is None:
+        model = standard(kinds[0], parts.train)
+        parts = replace(parts, notes=(*parts.notes, *filter(None, [why(model)])))
+    return loaded(model, settings).seen_by(kinds), parts
 
 
 def loaded(model: str | Path | Backbone, settings: Settings) -> Backbone:
